@@ -1,0 +1,26 @@
+"""The run configuration: one YAML file, one section per room, no torch import.
+
+`RunConfig` is the whole; only `loratory.cli` and `loratory.engine` see it. A room gets its own section or plain values.
+"""
+
+from loratory.config.adapter import AdapterConfig
+from loratory.config.data import DataConfig
+from loratory.config.evaluation import EvaluationConfig
+from loratory.config.model import ModelConfig
+from loratory.config.objective import ObjectiveConfig
+from loratory.config.quantization import QuantizationConfig
+from loratory.config.root import RunConfig
+from loratory.config.run import OutputConfig
+from loratory.config.train import TrainConfig
+
+__all__ = [
+    "AdapterConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "QuantizationConfig",
+    "RunConfig",
+    "OutputConfig",
+    "TrainConfig",
+]

@@ -1,0 +1,35 @@
+"""What an objective may ask of a model on a tree. Implementations: the padded twin, the tree path, the fused path."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from loratory.tree.tree import TokenTree
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightedNll:
+    """Weighted negative log-likelihood of a tree.
+
+    Attributes:
+        sum_nats: Scalar, sum of weight * nll over labels; differentiable when gradients are on.
+        num_correct: Labels whose target is the likeliest token, counted by use (comes free with the softmax).
+        num_labels: Uses counted in num_correct.
+    """
+
+    sum_nats: torch.Tensor
+    num_correct: float
+    num_labels: float
+
+
+class Scorer(Protocol):
+    """Log-probabilities of a tree's labels under one model; every implementation gives the same values."""
+
+    def nll(self, tree: TokenTree) -> WeightedNll:
+        """Weighted sum of negative log-likelihoods over the tree's labels, in nats."""
+        ...
+
+    def logprobs(self, tree: TokenTree) -> torch.Tensor:
+        """Log-probability of each label, [N], in nats; differentiable when gradients are on."""
+        ...
