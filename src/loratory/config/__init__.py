@@ -19,8 +19,8 @@ __all__ = [
     "EvaluationConfig",
     "ModelConfig",
     "ObjectiveConfig",
+    "OutputConfig",
     "QuantizationConfig",
     "RunConfig",
-    "OutputConfig",
     "TrainConfig",
 ]

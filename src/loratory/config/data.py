@@ -32,7 +32,8 @@ class DataConfig(Section):
     add_eos_token: bool = Field(True, description="Train the stop token after the answer.")
     cutoff_len: int = Field(1024, ge=8, description="Longest sequence in tokens.")
     truncation: Truncation = Field(
-        "error", description="Rows longer than cutoff_len: error, drop the row, or truncate the prompt's start."
+        "error",
+        description="Rows longer than cutoff_len: error, drop the row, or truncate the prompt's start.",
     )
     max_samples: int | None = Field(None, ge=1, description="Use only the first n training rows.")
     max_bad_rows: int = Field(0, ge=0, description="Bad rows tolerated (skipped and counted) before an error.")
