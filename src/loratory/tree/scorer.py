@@ -24,7 +24,18 @@ class WeightedNll:
 
 
 class Scorer(Protocol):
-    """Log-probabilities of a tree's labels under one model; every implementation gives the same values."""
+    """Log-probabilities of a tree's labels under one model; every implementation gives the same values.
+
+    Attributes:
+        path: "padded", "tree" or "fused": how the tree is computed.
+        reason: One line for the user: why this path was taken.
+    """
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
 
     def nll(self, tree: TokenTree) -> WeightedNll:
         """Weighted sum of negative log-likelihoods over the tree's labels, in nats."""

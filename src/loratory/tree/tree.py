@@ -29,7 +29,8 @@ class TokenTree:
     Attributes:
         tokens_T: int64, flat tree; a parent's tokens stand before its children's.
         positions_T: int64, position of each token along its path.
-        segments: In flat order, covering 0..T without gaps.
+        segments: In flat order, covering 0..T without gaps, depth first: the descendants of a segment are the tokens
+            right behind its `stop`.
         predictors_N: int64, flat index of the token whose hidden state predicts the label (may repeat).
         targets_N: int64, the token predicted.
         weights_N: float32, summed weight of the label over the sequences that use it.

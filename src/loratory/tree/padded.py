@@ -1,0 +1,113 @@
+"""The padded twin: the plain computation that every faster scorer must equal.
+
+It unfolds the tree into right-padded rows and asks the model the ordinary way. It shares nothing with the tree path
+but the tree itself, and it serves every model that transformers can run, so it is also what is used when a model has
+something the tree path cannot do exactly.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from loratory.tree.scorer import WeightedNll
+from loratory.tree.tree import TokenTree
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """A tree unfolded: one row for each sequence that has a label, and the place of each use in it."""
+
+    input_ids_BT: torch.Tensor
+    attention_mask_BT: torch.Tensor
+    row_M: torch.Tensor
+    column_M: torch.Tensor
+
+
+class PaddedScorer:
+    """Scores a tree by the model's own forward on right-padded rows.
+
+    Args:
+        model: A causal language model, with or without an adapter.
+        reason: Why this path was taken, for the user.
+
+    Attributes:
+        path: "padded".
+        reason: One line.
+    """
+
+    path = "padded"
+
+    def __init__(self, model: PreTrainedModel | PeftModel, *, reason: str = "requested") -> None:
+        self.model = model
+        self.reason = reason
+
+    def nll(self, tree: TokenTree) -> WeightedNll:
+        """Weighted sum of negative log-likelihoods, counted use by use."""
+        logprob_M, correct_M = self._use_logprobs(tree)
+        weight_M = tree.weight_M.to(logprob_M)
+        return WeightedNll(
+            sum_nats=-(logprob_M * weight_M).sum(),
+            num_correct=float(correct_M.sum()),
+            num_labels=float(len(correct_M)),
+        )
+
+    def logprobs(self, tree: TokenTree) -> torch.Tensor:
+        """Log-probability of each label, [N], taken where it is used first."""
+        logprob_M, _ = self._use_logprobs(tree)
+        num_uses = len(tree.label_M)
+        first_N = torch.full_like(tree.targets_N, num_uses)
+        first_N = first_N.scatter_reduce(0, tree.label_M, torch.arange(num_uses), reduce="amin")
+        return logprob_M[first_N.to(logprob_M.device)]
+
+    def _use_logprobs(self, tree: TokenTree) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability of each use of a label and whether it was the likeliest token, [M] each."""
+        device = next(self.model.parameters()).device
+        if len(tree.label_M) == 0:
+            return torch.zeros(0, device=device), torch.zeros(0, dtype=torch.bool, device=device)
+        rows = _unfold(tree)
+        row_M, column_M = rows.row_M.to(device), rows.column_M.to(device)
+        logits_MV = self._logits(rows, row_M, column_M)
+        target_M = tree.targets_N[tree.label_M].to(device)
+        precision = torch.promote_types(logits_MV.dtype, torch.float32)
+        logprob_M = torch.log_softmax(logits_MV.to(precision), dim=-1).gather(1, target_M[:, None])[:, 0]
+        return logprob_M, logits_MV.argmax(dim=-1) == target_M
+
+    def _logits(self, rows: _Rows, row_M: torch.Tensor, column_M: torch.Tensor) -> torch.Tensor:
+        """Logits that predict each use, [M, V]."""
+        inputs = {
+            "input_ids": rows.input_ids_BT.to(row_M.device),
+            "attention_mask": rows.attention_mask_BT.to(row_M.device),
+        }
+        if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
+            logits_BTV: torch.Tensor = self.model(**inputs, use_cache=False).logits
+            num_virtual = logits_BTV.shape[1] - rows.input_ids_BT.shape[1]  # prompt tuning puts its tokens in front
+            return logits_BTV[row_M, column_M + num_virtual]
+        kept, place_M = torch.unique(column_M, return_inverse=True)
+        logits_BKV: torch.Tensor = self.model(**inputs, use_cache=False, logits_to_keep=kept).logits
+        return logits_BKV[row_M, place_M]
+
+
+def _unfold(tree: TokenTree) -> _Rows:
+    """Walk from each sequence's last predictor up to its root."""
+    segment_T = torch.empty(tree.num_tokens, dtype=torch.int64)
+    for index, segment in enumerate(tree.segments):
+        segment_T[segment.start : segment.stop] = index
+    predictor_M = tree.predictors_N[tree.label_M]
+    column_M = tree.positions_T[predictor_M]
+    row_M = torch.empty_like(column_M)
+    paths: list[torch.Tensor] = []
+    for sequence in torch.unique(tree.sequence_M).tolist():
+        uses = torch.nonzero(tree.sequence_M == sequence)[:, 0]
+        row_M[uses] = len(paths)
+        last = int(predictor_M[uses[column_M[uses].argmax()]])
+        index = int(segment_T[last])
+        pieces = [tree.tokens_T[tree.segments[index].start : last + 1]]
+        while (index := tree.segments[index].parent) >= 0:
+            pieces.insert(0, tree.tokens_T[tree.segments[index].start : tree.segments[index].stop])
+        paths.append(torch.cat(pieces))
+    input_ids_BT = torch.nn.utils.rnn.pad_sequence(paths, batch_first=True)  # masked below, so any id will do
+    lengths_B = torch.tensor([len(path) for path in paths])
+    attention_mask_BT = (torch.arange(input_ids_BT.shape[1]) < lengths_B[:, None]).to(torch.int64)
+    return _Rows(input_ids_BT, attention_mask_BT, row_M, column_M)
