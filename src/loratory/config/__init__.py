@@ -9,12 +9,15 @@ from loratory.config.evaluation import EvaluationConfig
 from loratory.config.model import ModelConfig
 from loratory.config.objective import ObjectiveConfig
 from loratory.config.quantization import QuantizationConfig
+from loratory.config.reader import ConfigReading, build_config, config_to_yaml, load_config, read_config
 from loratory.config.root import RunConfig
 from loratory.config.run import OutputConfig
+from loratory.config.schema import config_reference, config_schema
 from loratory.config.train import TrainConfig
 
 __all__ = [
     "AdapterConfig",
+    "ConfigReading",
     "DataConfig",
     "EvaluationConfig",
     "ModelConfig",
@@ -23,4 +26,10 @@ __all__ = [
     "QuantizationConfig",
     "RunConfig",
     "TrainConfig",
+    "build_config",
+    "config_reference",
+    "config_schema",
+    "config_to_yaml",
+    "load_config",
+    "read_config",
 ]

@@ -1,0 +1,223 @@
+"""From a YAML file and overrides to a `RunConfig`, or to one error that lists every fault.
+
+Values are never converted: text stays text, and a number given as text is a fault. Nothing is written back.
+"""
+
+import logging
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from loratory.config.document import dump_document, parse_document, read_document
+from loratory.config.fields import config_fields, section_names, suggest_key
+from loratory.config.root import RunConfig
+from loratory.errors import ConfigError
+from loratory.interop.peft_document import is_peft_document, translate_peft_document
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigReading:
+    """A configuration and what was said while reading it.
+
+    Attributes:
+        config: The resolved configuration.
+        notes: Sentences about keys of another tool's file that were ignored or approximated.
+    """
+
+    config: RunConfig
+    notes: tuple[str, ...]
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> ConfigReading:
+    """Read a YAML file, apply `section.key=value` overrides, and validate everything at once.
+
+    Relative paths inside the file stay as written; they mean paths from the current directory.
+
+    Args:
+        path: Our YAML file, or one in the form that `loratory.interop.peft_document` knows.
+        overrides: Assignments such as `train.learning_rate=2e-4`; values are YAML.
+
+    Raises:
+        ConfigError: With one fault per wrong key or value.
+        UnsafeError: The file would build objects or expand without bounds.
+    """
+    document = read_document(path)
+    if not isinstance(document, dict):
+        found = "nothing" if document is None else _kind(document)
+        raise ConfigError(f"{path}: holds {found}; expected sections: {', '.join(section_names())}")
+    notes: tuple[str, ...] = ()
+    values: dict[str, Any] = document
+    if is_peft_document(document):
+        translation = translate_peft_document(document, native_keys=frozenset(config_fields()), source=str(path))
+        values, notes = dict(translation.values), translation.notes
+    config = build_config(values, overrides)
+    if not config.data.train:
+        notes += (f"{path}: names no training rows; give data.train=FILE.",)
+    return ConfigReading(config, notes)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return `read_config(path, overrides).config`, and log its notes as warnings."""
+    reading = read_config(path, overrides)
+    for note in reading.notes:
+        _LOG.warning("%s", note)
+    return reading.config
+
+
+def build_config(values: dict[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """Validate plain values with overrides applied; `values` itself is left alone.
+
+    Raises:
+        ConfigError: With one fault per wrong key or value.
+    """
+    values = deepcopy(values)
+    faults: list[str] = []
+    for override in overrides:
+        fault = _apply_override(values, override)
+        if fault is not None:
+            faults.append(fault)
+    try:
+        config = RunConfig.model_validate(values, strict=True)
+    except ValidationError as error:
+        faults += _faults(error, values)
+        raise ConfigError(faults) from None
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def config_to_yaml(config: RunConfig) -> str:
+    """Return the whole configuration as YAML, defaults spelled out; `read_config` reads it back to an equal one."""
+    return dump_document(config.model_dump(mode="json"))
+
+
+def _apply_override(values: dict[str, Any], override: str) -> str | None:
+    """Set one assignment in `values`; return the fault instead when it cannot be one."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".", 2)
+    if not equals or len(parts) < 2 or not all(parts):
+        return f"{override}: expected section.key=value, such as train.learning_rate=2e-4"
+    section, name = parts[0], parts[1]
+    field = config_fields().get(f"{section}.{name}")
+    if field is None:
+        return _unknown(f"{section}.{name}", text)
+    is_quoted = text[:1] in {"'", '"'}
+    if field.takes_text_only and not is_quoted and text not in {"", "~", "null"} and len(parts) == 2:
+        value: object = text
+    else:
+        try:
+            value = parse_document(text, f"{section}.{name}")
+        except ConfigError as error:
+            return " ".join(error.faults)
+    target = values.setdefault(section, {})
+    if not isinstance(target, dict):
+        return None
+    if len(parts) == 2:
+        target[name] = value
+        return None
+    inner = target.get(name)
+    target[name] = {**(inner if isinstance(inner, dict) else {}), parts[2]: value}
+    return None
+
+
+def _faults(error: ValidationError, values: dict[str, Any]) -> list[str]:
+    """One sentence per faulty key: what is wrong, what was found, what is allowed."""
+    by_key: dict[str, ErrorDetails] = {}
+    for detail in error.errors(include_url=False):
+        by_key.setdefault(_dotted(detail["loc"], values), detail)
+    return [_sentence(key, detail, values) for key, detail in by_key.items()]
+
+
+def _dotted(loc: tuple[int | str, ...], values: dict[str, Any]) -> str:
+    """The key that the user wrote: pydantic's location without the names of union members."""
+    names: list[str] = []
+    here: object = values
+    for step in loc:
+        if isinstance(here, dict) and (step in here or len(names) < 2):
+            here = here.get(step)
+        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
+            here = here[step]
+        else:
+            continue
+        names.append(str(step))
+    return ".".join(names)
+
+
+def _sentence(key: str, detail: ErrorDetails, values: dict[str, Any]) -> str:
+    got = _show(detail["input"])
+    kind = detail["type"]
+    field = config_fields().get(".".join(key.split(".")[:2]))
+    if kind == "extra_forbidden" or kind == "invalid_key":
+        return _unknown(key, got)
+    if kind == "missing":
+        what = f"{field.allowed}: {field.description}" if field else _missing_section(key)
+        return f"{key}: required and not given; expected {what}"
+    if field is None:
+        if key in section_names():
+            if kind == "value_error":
+                return f"{key}: {detail['msg'].removeprefix('Value error, ')}"
+            names = ", ".join(each.name for each in config_fields().values() if each.section == key)
+            return f"{key}: expected a mapping of fields; got {got}; fields: {names}"
+        return _unknown(key, got)
+    reason = detail["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    is_bound = kind.startswith(("greater", "less", "string_pattern", "finite", "value_error"))
+    hint = _yaml_hint(detail["input"], kind)
+    is_inner = key.count(".") > 1
+    return f"{key}: {reason if is_bound or is_inner else f'should be {field.allowed}'}; got {got}{hint}"
+
+
+def _missing_section(key: str) -> str:
+    required = [each.key for each in config_fields().values() if each.section == key and each.is_required]
+    return f"a section with at least {', '.join(required)}" if required else "a value"
+
+
+def _unknown(key: str, got: str) -> str:
+    section = key.split(".")[0]
+    hint = suggest_key(key)
+    allowed = ""
+    if not hint:
+        names = [each.name for each in config_fields().values() if each.section == section] or section_names()
+        allowed = f" Allowed: {', '.join(names)}."
+    what = "unknown key" if "." in key else "unknown section"
+    return f"{key}: {what}; got {got}.{hint}{allowed}"
+
+
+def _yaml_hint(value: object, kind: str) -> str:
+    if isinstance(value, str) and kind in {"int_type", "float_type"} and _is_number(value):
+        return "; write it without quotes"
+    if isinstance(value, int | float) and not isinstance(value, bool) and kind in {"string_type", "literal_error"}:
+        return "; put quotes around it to make it text"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _kind(value: object) -> str:
+    names = {str: "text", list: "a list", int: "a number", float: "a number", bool: "a truth value"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _show(value: object) -> str:
+    """The value as YAML would write it, cut to a readable length."""
+    if isinstance(value, str):
+        text = repr(value)
+    else:
+        text = " ".join(dump_document(value).removesuffix("...\n").split()) if _is_plain(value) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float)
