@@ -1,0 +1,265 @@
+"""Batched generation with a key-value cache: our own loop, token for token what transformers' greedy `generate` gives.
+
+Prompts are sorted by length and padded on the left; a row leaves the batch, and the cache, as soon as it stops, so
+short answers do not pay for long ones. A prefix that all prompts share (instruction, system prompt) is computed once.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from peft import PeftModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from loratory.errors import ConfigError, DataError
+from loratory.infer.sampling import Sampling, draw_tokens, row_uniforms
+
+MIN_SHARED_TOKENS = 16
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows being generated. Tensors shrink as rows leave.
+
+    Attributes:
+        rows_B: Input index of each live row.
+        mask_BT: 1 for real tokens, 0 for padding; one column per cached token.
+        positions_B: Position of each row's latest token.
+    """
+
+    rows: list[int]
+    mask_BT: torch.Tensor
+    positions_B: torch.Tensor
+    cache: DynamicCache
+    is_padded: bool
+    uniforms_BS: torch.Tensor | None = None
+    step: int = field(default=0)
+
+
+def context_length(model: PreTrainedModel | PeftModel) -> int | None:
+    """Most tokens a sequence may have, or None when positions have no limit (ALiBi)."""
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def generate(
+    model: PreTrainedModel | PeftModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop_token_ids: Sequence[int],
+    max_new_tokens: int,
+    batch_size: int = 16,
+    sampling: Sampling | None = None,
+    on_progress: Callable[[int], None] | None = None,
+    on_token: Callable[[int, int], None] | None = None,
+    names: Sequence[str] | None = None,
+) -> list[list[int]]:
+    """Continue every prompt until a stop token or `max_new_tokens`.
+
+    Args:
+        model: A causal language model, plain or with a PEFT adapter. Its weights and mode are left as they were.
+        prompts: Token ids, at least one per prompt.
+        stop_token_ids: Ids that end an answer; they are not part of the result.
+        max_new_tokens: Longest answer. An answer of exactly this length did not stop by itself.
+        batch_size: Rows per forward pass.
+        sampling: How to draw tokens; None takes the likeliest one.
+        on_progress: Called with the number of finished rows, each time rows finish.
+        on_token: Called with (row, token id) for each token of an answer as it comes.
+        names: What error messages call the prompts; default "prompt 1", "prompt 2", ….
+
+    Returns:
+        New token ids per prompt, in the order of the prompts.
+
+    Raises:
+        DataError: When a prompt is empty or leaves no room for `max_new_tokens` in the model's context.
+        ConfigError: When `max_new_tokens` or `batch_size` is below 1.
+    """
+    _check(model, prompts, max_new_tokens, batch_size, names)
+    answers: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    stops = frozenset(stop_token_ids)
+    num_done = 0
+    with _inference(model):
+        shared_length, shared_cache = _shared_prefix(model, prompts, batch_size)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            logits_BV, batch = _prefill(model, prompts, rows, shared_length, shared_cache)
+            if sampling is not None:
+                batch.uniforms_BS = torch.stack([row_uniforms(sampling.seed, r, max_new_tokens) for r in rows])
+            while True:
+                tokens_B = _choose(logits_BV, batch, sampling)
+                is_live = _record(tokens_B, batch, answers, stops, max_new_tokens, on_token)
+                num_left = len(batch.rows) - sum(is_live)
+                if num_left:
+                    num_done += num_left
+                    if on_progress is not None:
+                        on_progress(num_done)
+                    if not any(is_live):
+                        break
+                    tokens_B = _compact(batch, tokens_B, is_live)
+                logits_BV = _step(model, batch, tokens_B)
+    return answers
+
+
+def _check(
+    model: PreTrainedModel | PeftModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    names: Sequence[str] | None,
+) -> None:
+    faults = [
+        f"{name}: got {value}; it must be at least 1"
+        for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size))
+        if value < 1
+    ]
+    if faults:
+        raise ConfigError(faults)
+    if names is None:
+        names = [f"prompt {row + 1}" for row in range(len(prompts))]
+    empty = [name for name, prompt in zip(names, prompts, strict=True) if len(prompt) == 0]
+    if empty:
+        raise DataError(f"{empty[0]} has no tokens; a prompt needs at least one")
+    limit = context_length(model)
+    if limit is None:
+        return
+    too_long = [row for row, prompt in enumerate(prompts) if len(prompt) + max_new_tokens > limit]
+    if too_long:
+        row = max(too_long, key=lambda r: len(prompts[r]))
+        raise DataError(
+            f"{len(too_long)} of {len(prompts)} prompts leave no room for the answer; the longest, {names[row]}, has "
+            f"{len(prompts[row])} tokens, and the model's context of {limit} less max_new_tokens {max_new_tokens} "
+            f"leaves {max(limit - max_new_tokens, 0)}. Shorten the prompt or lower max_new_tokens"
+        )
+
+
+@contextmanager
+def _inference(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+
+
+def _forward(
+    model: PreTrainedModel | PeftModel,
+    tokens_BT: torch.Tensor,
+    cache: DynamicCache,
+    mask_BT: torch.Tensor | None,
+    positions_BT: torch.Tensor,
+) -> torch.Tensor:
+    output = model(
+        input_ids=tokens_BT,
+        attention_mask=mask_BT,
+        position_ids=positions_BT,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits_BV: torch.Tensor = output.logits[:, -1]
+    return logits_BV
+
+
+def _shared_prefix(
+    model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], batch_size: int
+) -> tuple[int, DynamicCache]:
+    """Length and cache of the prefix that all prompts share; (0, empty cache) when it is not worth it or not exact."""
+    cache = DynamicCache(config=model.config)
+    if len(prompts) < 2 or batch_size < 2:
+        return 0, cache
+    # A sliding window counts cache slots, so the padding between a shared prefix and its continuations would
+    # push tokens out of it; other cache kinds cannot be repeated along the batch.
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return 0, cache
+    # Of all token sequences the least and the greatest differ earliest.
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
+    limit = min(map(len, prompts)) - 1
+    length = next((i for i in range(limit) if first[i] != last[i]), limit)
+    if length < MIN_SHARED_TOKENS:
+        return 0, cache
+    tokens_1T = torch.tensor([first[:length]], device=model.device)
+    _forward(model, tokens_1T, cache, None, torch.arange(length, device=model.device).unsqueeze(0))
+    return length, cache
+
+
+def _prefill(
+    model: PreTrainedModel | PeftModel,
+    prompts: Sequence[Sequence[int]],
+    rows: list[int],
+    shared_length: int,
+    shared_cache: DynamicCache,
+) -> tuple[torch.Tensor, _Batch]:
+    rests = [list(prompts[row])[shared_length:] for row in rows]
+    width = max(map(len, rests))
+    tokens_BT = torch.tensor([[0] * (width - len(rest)) + rest for rest in rests], device=model.device)
+    real_BT = torch.tensor([[0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=model.device)
+    positions_BT = shared_length + (real_BT.cumsum(dim=1) - 1).clamp(min=0)
+    cache = copy.deepcopy(shared_cache)
+    if shared_length:
+        cache.batch_repeat_interleave(len(rows))
+    mask_BT = torch.cat([real_BT.new_ones(len(rows), shared_length), real_BT], dim=1)
+    is_padded = bool((real_BT == 0).any())
+    logits_BV = _forward(model, tokens_BT, cache, mask_BT if is_padded else None, positions_BT)
+    return logits_BV, _Batch(
+        rows=list(rows), mask_BT=mask_BT, positions_B=positions_BT[:, -1], cache=cache, is_padded=is_padded
+    )
+
+
+def _choose(logits_BV: torch.Tensor, batch: _Batch, sampling: Sampling | None) -> torch.Tensor:
+    if sampling is None:
+        return logits_BV.argmax(dim=-1)
+    assert batch.uniforms_BS is not None
+    return draw_tokens(logits_BV, batch.uniforms_BS[:, batch.step], sampling)
+
+
+def _record(
+    tokens_B: torch.Tensor,
+    batch: _Batch,
+    answers: list[list[int]],
+    stops: frozenset[int],
+    max_new_tokens: int,
+    on_token: Callable[[int, int], None] | None,
+) -> list[bool]:
+    """Append each row's token to its answer; True for rows that go on."""
+    is_live = []
+    for row, token in zip(batch.rows, tokens_B.tolist(), strict=True):
+        if token in stops:
+            is_live.append(False)
+            continue
+        answers[row].append(token)
+        if on_token is not None:
+            on_token(row, token)
+        is_live.append(len(answers[row]) < max_new_tokens)
+    return is_live
+
+
+def _compact(batch: _Batch, tokens_B: torch.Tensor, is_live: list[bool]) -> torch.Tensor:
+    """Drop finished rows from the batch and its cache; returns the live rows' tokens."""
+    keep = torch.tensor([i for i, live in enumerate(is_live) if live], device=tokens_B.device)
+    batch.rows = [row for row, live in zip(batch.rows, is_live, strict=True) if live]
+    batch.mask_BT = batch.mask_BT[keep]
+    batch.positions_B = batch.positions_B[keep]
+    if batch.uniforms_BS is not None:
+        batch.uniforms_BS = batch.uniforms_BS[keep.cpu()]
+    batch.cache.batch_select_indices(keep)
+    return tokens_B[keep]
+
+
+def _step(model: PreTrainedModel | PeftModel, batch: _Batch, tokens_B: torch.Tensor) -> torch.Tensor:
+    batch.positions_B = batch.positions_B + 1
+    batch.mask_BT = torch.cat([batch.mask_BT, batch.mask_BT.new_ones(len(batch.rows), 1)], dim=1)
+    batch.step += 1
+    return _forward(
+        model,
+        tokens_B.unsqueeze(1),
+        batch.cache,
+        batch.mask_BT if batch.is_padded else None,
+        batch.positions_B.unsqueeze(1),
+    )
