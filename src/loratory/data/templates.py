@@ -1,13 +1,29 @@
-"""(to be written by the data room) The interface that other rooms rely on."""
+"""Prompt templates by name: how a row's text becomes tokens, for training, prediction and chat alike."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
+from transformers import PreTrainedTokenizerBase
+
+from loratory.data.bound_template import SegmentTemplate
+from loratory.data.chat_template import ChatLayout, chat_template_source
+from loratory.data.field_template import BUILT_IN, FieldLayout, FieldTemplate, read_field_template
 from loratory.data.records import Record
+from loratory.data.segments import SegmentEncoder
 from loratory.data.sequence import TokenSequence
+from loratory.errors import TemplateError, suggest
+
+TEMPLATE_NAMES = ("auto", "chat", "plain", *BUILT_IN)
 
 
 class BoundTemplate(Protocol):
-    """A prompt template bound to a tokenizer."""
+    """A prompt template bound to a tokenizer.
+
+    Attributes:
+        name: The resolved name ('chat' or 'alpaca' where 'auto' was asked for).
+        stop_token_ids: Ids at which generation ends.
+    """
 
     name: str
     stop_token_ids: tuple[int, ...]
@@ -20,6 +36,71 @@ class BoundTemplate(Protocol):
         """Token ids and weights of the whole row."""
         ...
 
-    def contract(self) -> dict[str, object]:
-        """What must be equal at inference: name, stop ids, and a hash over rendered probes (JSON-able)."""
+    def sequences(self, records: Sequence[Record]) -> list[TokenSequence]:
+        """As `sequence` for many records, tokenised together."""
         ...
+
+    def contract(self) -> dict[str, object]:
+        """What must be equal at inference: name, stop ids, hashes over rendered probes and tokenizer (JSON-able)."""
+        ...
+
+
+def bind_template(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    train_on_inputs: bool = False,
+    add_eos_token: bool = True,
+) -> BoundTemplate:
+    """Bind a template to a tokenizer.
+
+    Args:
+        name: 'auto' (the tokenizer's chat template if it has one, else 'alpaca'), 'chat', 'plain' (prompt directly
+            followed by the answer), a built-in name, or the path of an alpaca-lora template JSON.
+        tokenizer: The model's tokenizer.
+        train_on_inputs: Give prompt tokens weight 1 too; the very first token never has weight.
+        add_eos_token: Put the stop token after the final answer and train it.
+
+    Raises:
+        TemplateError: If the name is unknown, the file is malformed, or the tokenizer lacks what the template needs.
+    """
+    if name == "auto":
+        name = "chat" if tokenizer.chat_template else "alpaca"
+    if name == "chat":
+        source = chat_template_source(tokenizer)
+        if not source:
+            raise TemplateError(
+                "data.template: 'chat' needs a tokenizer with a chat template and this one has none. "
+                f"Choose one of {', '.join(('plain', *BUILT_IN))}."
+            )
+        encoder = SegmentEncoder(tokenizer, scaffold=source)
+        try:
+            chat = ChatLayout(tokenizer, encoder, add_eos_token=add_eos_token)
+        except TemplateError as error:
+            raise TemplateError(f"data.template: 'chat': {error}.") from None
+        return SegmentTemplate(name, chat, encoder=encoder, train_on_inputs=train_on_inputs)
+    fields = _field_template(name)
+    if tokenizer.eos_token_id is None:
+        raise TemplateError(
+            f"data.template: '{name}' ends answers with the EOS token and the tokenizer has none. "
+            "Set tokenizer.eos_token in the model's tokenizer_config.json."
+        )
+    scaffold = f"{fields.prompt_input}{fields.prompt_no_input}" if fields else ""
+    encoder = SegmentEncoder(tokenizer, scaffold=scaffold)
+    layout = FieldLayout(fields, encoder, stop_token_id=tokenizer.eos_token_id, add_eos_token=add_eos_token)
+    return SegmentTemplate(
+        name, layout, encoder=encoder, train_on_inputs=train_on_inputs, opening_ids=encoder.opening_ids
+    )
+
+
+def _field_template(name: str) -> FieldTemplate | None:
+    if name == "plain":
+        return None
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    if name.endswith(".json") or Path(name).is_file():
+        return read_field_template(Path(name))
+    raise TemplateError(
+        f"data.template: '{name}' is unknown.{suggest(name, TEMPLATE_NAMES)} Names: {', '.join(TEMPLATE_NAMES)}; "
+        "or the path of a template JSON file."
+    )

@@ -1,0 +1,119 @@
+"""A template bound to a tokenizer: records in, token sequences out.
+
+Template law: the ids of a sequence are the generation prompt's ids followed by the answer's ids, stop token included.
+It holds by construction: both are concatenations of separately tokenised segments, and prompt and answer never share
+one.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from loratory.data.contract import template_contract
+from loratory.data.records import Record
+from loratory.data.segments import Segment, SegmentEncoder
+from loratory.data.sequence import TokenSequence
+from loratory.errors import TemplateError
+
+
+class Layout(Protocol):
+    """What a kind of template has to say about a record, in text."""
+
+    stop_token_ids: tuple[int, ...]
+
+    def prompt(self, record: Record) -> list[Segment]:
+        """Segments of the generation prompt; earlier answers in it are marked as trained."""
+        ...
+
+    def answer(self, record: Record) -> list[Segment]:
+        """Segments of the final answer, stop token last when it is to be trained."""
+        ...
+
+
+class SegmentTemplate:
+    """A layout, an encoder and the training choices: the one implementation of `BoundTemplate`.
+
+    Args:
+        name: The template's name as the user knows it.
+        layout: How records become segments.
+        encoder: How segments become tokens.
+        train_on_inputs: Whether prompt tokens carry weight 1 too (the first token never does).
+        opening_ids: Tokens put before every sequence (BOS, for templates that do not write it themselves).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layout: Layout,
+        *,
+        encoder: SegmentEncoder,
+        train_on_inputs: bool,
+        opening_ids: Sequence[int] = (),
+    ) -> None:
+        self.name = name
+        self.stop_token_ids = layout.stop_token_ids
+        self._layout = layout
+        self._encoder = encoder
+        self._train_on_inputs = train_on_inputs
+        self._opening_ids = list(opening_ids)
+
+    def generation_prompt(self, record: Record) -> list[int]:
+        """Token ids of the prompt up to where the model begins to answer; an answer in the record is ignored.
+
+        Raises:
+            TemplateError: If the template cannot express the record; names its origin.
+        """
+        segments = self._placed(record, with_answer=False)[0]
+        return self._with_opening([i for ids in self._encoder.encode(segments) for i in ids])
+
+    def sequence(self, record: Record) -> TokenSequence:
+        """Token ids and weights of the whole row; every assistant turn is trained.
+
+        Raises:
+            TemplateError: If the template cannot express the record or it has no answer; names its origin.
+        """
+        return self.sequences([record])[0]
+
+    def sequences(self, records: Sequence[Record]) -> list[TokenSequence]:
+        """As `sequence` for many records, tokenised together."""
+        placed = [self._placed(record, with_answer=True) for record in records]
+        flat = [segment for prompt, answer in placed for segment in (*prompt, *answer)]
+        encoded = iter(zip(flat, self._encoder.encode(flat), strict=True))
+        return [self._assemble(len(prompt), len(answer), encoded) for prompt, answer in placed]
+
+    def contract(self) -> dict[str, object]:
+        """What must be equal at inference: name, stop ids, hashes over probe ids and the tokenizer (JSON-able)."""
+        return template_contract(self, self._encoder.tokenizer)
+
+    def _placed(self, record: Record, *, with_answer: bool) -> tuple[list[Segment], list[Segment]]:
+        try:
+            if not record.prompt:
+                raise TemplateError("the conversation has no prompt")
+            if with_answer and record.answer is None:
+                raise TemplateError("the row has no answer to train on")
+            return self._layout.prompt(record), self._layout.answer(record) if with_answer else []
+        except TemplateError as error:
+            raise TemplateError(f"{record.origin}: template '{self.name}': {error}") from error
+
+    def _assemble(self, num_prompt: int, num_answer: int, encoded) -> TokenSequence:  # type: ignore[no-untyped-def]
+        token_ids = self._with_opening([])
+        weights = [float(self._train_on_inputs)] * len(token_ids)
+        prompt_length = len(token_ids)
+        for index in range(num_prompt + num_answer):
+            segment, ids = next(encoded)
+            if not token_ids or token_ids == self._opening_ids:
+                ids = self._with_opening(ids)[len(token_ids) :]
+            token_ids += ids
+            weights += [float(segment.trained or self._train_on_inputs)] * len(ids)
+            if index < num_prompt:
+                prompt_length = len(token_ids)
+        weights[0] = 0.0
+        return TokenSequence(
+            np.asarray(token_ids, dtype=np.int64), np.asarray(weights, dtype=np.float32), prompt_length
+        )
+
+    def _with_opening(self, ids: list[int]) -> list[int]:
+        """Put the opening tokens in front unless the text already begins with them."""
+        opening = self._opening_ids
+        return ids if opening and ids[: len(opening)] == opening else [*opening, *ids]

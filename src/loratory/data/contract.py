@@ -1,0 +1,62 @@
+"""The template contract: a short JSON value that two runs share exactly when they tokenise alike."""
+
+import hashlib
+import json
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from loratory.data.records import Origin, Record, Turn
+from loratory.data.sequence import TokenSequence
+from loratory.errors import TemplateError
+
+_ORIGIN = Origin("(probe)", 1)
+_FIELDS = {"instruction": "Name the colour.", "input": "grass 007", "output": "green|7"}
+PROBES = (
+    Record((Turn("user", "Name the colour.\ngrass 007"), Turn("assistant", "green|7")), _ORIGIN, _FIELDS),
+    Record((Turn("user", " 套餐 <|im_end|></s>\n"), Turn("assistant", "é\n ok ")), _ORIGIN),
+    Record((Turn("system", "Be brief."), Turn("user", "Hi"), Turn("assistant", "Hello")), _ORIGIN),
+    Record((Turn("user", "1"), Turn("assistant", "2"), Turn("user", "3"), Turn("assistant", "4")), _ORIGIN),
+)
+
+
+class _Probed(Protocol):
+    name: str
+    stop_token_ids: tuple[int, ...]
+
+    def generation_prompt(self, record: Record) -> list[int]: ...
+
+    def sequence(self, record: Record) -> TokenSequence: ...
+
+
+def template_contract(template: _Probed, tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+    """Name, stop ids, SHA-256 over the probes' ids, and SHA-256 over the tokenizer.
+
+    Whether the stop token is trained does not enter: at inference it makes no difference to the prompt.
+    """
+    ids: list[object] = []
+    for probe in PROBES:
+        try:
+            answer = template.sequence(probe).token_ids.tolist()[len(template.generation_prompt(probe)) :]
+            ids.append([template.generation_prompt(probe), [i for i in answer if i not in template.stop_token_ids]])
+        except TemplateError:
+            ids.append("refused")
+    return {
+        "name": template.name,
+        "stop_token_ids": list(template.stop_token_ids),
+        "probe_sha256": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+    }
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 over what decides a tokenizer's output: its backend's JSON less per-call state, or its vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        for transient in ("truncation", "padding"):
+            state.pop(transient, None)
+    else:
+        state = tokenizer.get_vocab()
+    special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
+    return hashlib.sha256(json.dumps([state, special], sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
