@@ -1,0 +1,20 @@
+"""Adapters: attaching them to a base, targets, loading and saving strictly, inspecting."""
+
+from loratory.adapter.attach import AttachedAdapter, attach_adapter
+from loratory.adapter.load import AdapterFiles, load_adapter, read_adapter
+from loratory.adapter.save import save_adapter
+from loratory.adapter.targets import Targets, resolve_targets
+from loratory.adapter.trainable import TargetCount, TrainableReport
+
+__all__ = [
+    "AdapterFiles",
+    "AttachedAdapter",
+    "TargetCount",
+    "Targets",
+    "TrainableReport",
+    "attach_adapter",
+    "load_adapter",
+    "read_adapter",
+    "resolve_targets",
+    "save_adapter",
+]

@@ -1,0 +1,212 @@
+"""Put what is trained on a base model: a new LoRA adapter, an existing one to continue, or the whole model.
+
+Law kept: nothing trained on nothing. Each targeted layer trains something, or the run stops here.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from loratory.adapter.load import apply_adapter, read_adapter
+from loratory.adapter.lora import lora_config, quiet_peft
+from loratory.adapter.pattern import expand_pattern
+from loratory.adapter.peft_file import LoraFile
+from loratory.adapter.stack import LowRank, add, lora_updates, negate, remember_fixed_update
+from loratory.adapter.targets import resolve_targets
+from loratory.adapter.trainable import TrainableReport, count_trainable
+from loratory.config import AdapterConfig
+from loratory.errors import AdapterError, suggest
+from loratory.model.quantise import is_quantised
+
+INITS = ("default", "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_N")
+BASE_CHANGING_INIT = re.compile(r"olora|pissa(_niter_[1-9]\d?)?")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttachedAdapter:
+    """A model ready for training.
+
+    Attributes:
+        model: A PeftModel, or the base itself for full fine-tuning.
+        report: What is trained, for people and for the plan.
+    """
+
+    model: PeftModel | PreTrainedModel
+    report: TrainableReport
+
+
+def attach_adapter(
+    model: PreTrainedModel, section: AdapterConfig, *, seed: int, base_identity: str | None = None
+) -> AttachedAdapter:
+    """Attach what the section describes; the model is changed in place.
+
+    The same seed gives the same initial adapter, whatever was drawn before; the global generator is left as it was.
+    Adapter weights are float32 also on a bfloat16 or quantised base.
+
+    Args:
+        model: The base, not yet adapted.
+        section: Method, rank, targets and the rest.
+        seed: Seed of the adapter's initialisation.
+        base_identity: `LoadedModel.identity`, checked against the manifest of an adapter at `section.path`.
+
+    Raises:
+        AdapterError: Options that contradict each other or the model, targets that match nothing, a targeted layer
+            that would train nothing.
+        IntegrityError, UnsafeError: The adapter at `section.path` does not fit or may not be read.
+    """
+    if any(hasattr(module, "lora_A") for module in model.modules()):
+        raise AdapterError("the model carries an adapter already; load the base anew")
+    if section.method == "full":
+        return _attach_all(model, section)
+    _check_options(model, section)
+    if section.path is not None and not section.create_new_adapter:
+        return _continue(model, section, base_identity)
+    fixed: dict[str, LowRank] = {}
+    if section.path is not None:
+        model, fixed = _merge_earlier(model, Path(section.path), base_identity)
+    return _attach_new(model, section, seed, fixed)
+
+
+def _attach_all(model: PreTrainedModel, section: AdapterConfig) -> AttachedAdapter:
+    if is_quantised(model):
+        raise AdapterError(
+            "adapter.method: full fine-tuning cannot train 4-bit or 8-bit weights; switch quantization off, "
+            "or use method lora"
+        )
+    if section.path is not None:
+        raise AdapterError("adapter.path: full fine-tuning takes no adapter; merge it into the base first")
+    model.requires_grad_(True)
+    owners = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))]
+    return AttachedAdapter(model=model, report=count_trainable(model, owners))
+
+
+def _attach_new(
+    model: PreTrainedModel, section: AdapterConfig, seed: int, fixed: dict[str, LowRank]
+) -> AttachedAdapter:
+    targets = resolve_targets(model, section.targets, section.exclude)
+    changes_base = BASE_CHANGING_INIT.fullmatch(section.init) is not None
+    if changes_base and any(not isinstance(model.get_submodule(name), nn.Linear) for name in targets.modules):
+        raise AdapterError(
+            f"adapter.init: {section.init} needs plain Linear layers; this model has others; use default"
+        )
+    config = lora_config(
+        model,
+        names=targets.names,
+        rank=section.rank,
+        alpha=2 * section.rank if section.alpha is None else section.alpha,
+        dropout=section.dropout,
+        bias=section.bias,
+        use_rslora=section.use_rslora,
+        use_dora=section.use_dora,
+        modules_to_save=section.modules_to_save,
+        rank_pattern=expand_pattern(section.rank_pattern, targets.modules, key="adapter.rank_pattern"),
+        alpha_pattern=expand_pattern(section.alpha_pattern, targets.modules, key="adapter.alpha_pattern"),
+        init=True if section.init == "default" else section.init,
+    )
+    with _seeded(seed), quiet_peft():
+        adapted = get_peft_model(model, config)
+    if changes_base:
+        fixed = add(fixed, negate(lora_updates(adapted)))
+    remember_fixed_update(adapted, fixed)
+    return _report(adapted, targets.modules)
+
+
+def _continue(model: PreTrainedModel, section: AdapterConfig, base_identity: str | None) -> AttachedAdapter:
+    assert section.path is not None
+    files = read_adapter(Path(section.path), base_identity=base_identity)
+    _check_same(section, files.config)
+    dropout = section.dropout if "dropout" in section.model_fields_set else None
+    adapted = apply_adapter(model, files, trainable=True, dropout=dropout)
+    modules = [name for name, module in adapted.get_base_model().named_modules() if hasattr(module, "lora_A")]
+    return _report(adapted, modules)
+
+
+def _merge_earlier(
+    model: PreTrainedModel, path: Path, base_identity: str | None
+) -> tuple[PreTrainedModel, dict[str, LowRank]]:
+    """Merge the adapter at `path` into the base in memory; saving adds it back (see `loratory.adapter.stack`)."""
+    if is_quantised(model):
+        raise AdapterError(
+            "adapter.create_new_adapter: the earlier adapter cannot be merged into a 4-bit or 8-bit base exactly; "
+            "continue it (create_new_adapter: false) or merge it into the original weights first"
+        )
+    files = read_adapter(path, base_identity=base_identity)
+    if files.config.use_dora or files.config.modules_to_save or files.config.bias != "none" or files.config.lora_bias:
+        raise AdapterError(
+            f"adapter.create_new_adapter: {path} holds more than plain LoRA (DoRA, biases or whole modules); merge it "
+            "with 'loratory adapter merge' and use the result as model.model_name_or_path"
+        )
+    adapted = apply_adapter(model, files, trainable=False)
+    earlier = lora_updates(adapted)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    assert isinstance(merged, PreTrainedModel)
+    return merged, earlier
+
+
+def _report(adapted: PeftModel, modules: list[str] | tuple[str, ...]) -> AttachedAdapter:
+    prefix = "base_model.model."
+    return AttachedAdapter(model=adapted, report=count_trainable(adapted, [prefix + name for name in modules]))
+
+
+def _check_options(model: PreTrainedModel, section: AdapterConfig) -> None:
+    faults = []
+    init = section.init
+    changes_base = BASE_CHANGING_INIT.fullmatch(init) is not None
+    if init not in INITS[:3] and not changes_base:
+        faults.append(f"adapter.init: {init!r} is unknown; allowed are {', '.join(INITS)}.{suggest(init, INITS)}")
+    if init == "orthogonal" and any(rank % 2 for rank in (section.rank, *section.rank_pattern.values())):
+        faults.append(f"adapter.init: orthogonal needs an even rank, adapter.rank is {section.rank}")
+    if changes_base and is_quantised(model):
+        faults.append(f"adapter.init: {init} changes the base weights and these are quantised; use default")
+    if (changes_base or section.create_new_adapter) and (section.use_dora or section.bias != "none"):
+        faults.append(
+            f"adapter: use_dora and bias other than none do not go with init {init!r} and "
+            f"create_new_adapter {section.create_new_adapter}"
+        )
+    if section.create_new_adapter and section.modules_to_save:
+        faults.append("adapter.modules_to_save does not go with create_new_adapter; merge the earlier adapter first")
+    if section.create_new_adapter and section.path is None:
+        faults.append("adapter.create_new_adapter: adapter.path is missing; name the earlier adapter's folder")
+    if any(rank < 1 for rank in section.rank_pattern.values()):
+        faults.append(f"adapter.rank_pattern: ranks are 1 or more, found {min(section.rank_pattern.values())}")
+    if faults:
+        raise AdapterError("\n".join(faults))
+
+
+def _check_same(section: AdapterConfig, file: LoraFile) -> None:
+    """An option that the user wrote and that the adapter on disk contradicts is an error, not silently ignored."""
+    pairs = (
+        ("rank", section.rank, file.rank),
+        ("alpha", section.alpha, file.alpha),
+        ("bias", section.bias, file.bias),
+        ("use_rslora", section.use_rslora, file.use_rslora),
+        ("use_dora", section.use_dora, file.use_dora),
+        ("rank_pattern", section.rank_pattern, file.rank_pattern),
+        ("alpha_pattern", section.alpha_pattern, file.alpha_pattern),
+    )
+    faults = [
+        f"adapter.{name}: {asked!r}, but the adapter at adapter.path has {have!r}; leave it out to continue that "
+        "adapter, or set create_new_adapter: true"
+        for name, asked, have in pairs
+        if name in section.model_fields_set and asked is not None and asked != have
+    ]
+    if faults:
+        raise AdapterError("\n".join(faults))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the CPU generator, which PEFT initialises adapters from, and put it back afterwards."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)

@@ -1,0 +1,227 @@
+"""Load an adapter strictly: its files, its keys and shapes, its numbers and its base are checked before any is used.
+
+PEFT alone applies an adapter of another base, ignores keys it does not know and leaves absent ones random. Here each
+of these is an error. Only safetensors are read.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from loratory.adapter.lora import lora_config, quiet_peft
+from loratory.adapter.manifest import TENSORS_FILE, AdapterManifest, read_manifest, verify_manifest
+from loratory.adapter.pattern import expand_pattern
+from loratory.adapter.peft_file import LoraFile, read_lora_file
+from loratory.adapter.save import adapter_tensors
+from loratory.adapter.stack import PREFIX
+from loratory.adapter.targets import resolve_targets, shortest_names
+from loratory.errors import AdapterError, IntegrityError, UnsafeError
+
+logger = logging.getLogger(__name__)
+
+PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdapterFiles:
+    """The content of an adapter folder, checked as far as it can be without a base.
+
+    Attributes:
+        path: The folder.
+        config: Its adapter_config.json.
+        tensors: Its tensors by PEFT's keys.
+        manifest: Its manifest, or None when it was made elsewhere.
+        warnings: What could not be verified.
+    """
+
+    path: Path
+    config: LoraFile
+    tensors: dict[str, torch.Tensor]
+    manifest: AdapterManifest | None
+    warnings: tuple[str, ...]
+
+
+def read_adapter(path: Path, *, base_identity: str | None = None) -> AdapterFiles:
+    """Read an adapter folder without a model.
+
+    Args:
+        path: The folder with adapter_config.json.
+        base_identity: Identity of the base it is meant for; None leaves the base unchecked.
+
+    Raises:
+        AdapterError: Not an adapter folder, or a kind that cannot be loaded.
+        UnsafeError: Its weights are pickled.
+        IntegrityError: Changed after saving, of another base, unreadable, empty or not finite.
+    """
+    config = read_lora_file(path)
+    file = path / TENSORS_FILE
+    if not file.is_file():
+        pickled = [name for name in PICKLED_FILES if (path / name).is_file()]
+        if pickled:
+            raise UnsafeError(
+                f"{path / pickled[0]}: pickled adapter weights can run code when they are read and are refused. "
+                f"Convert them to {TENSORS_FILE} where you trust them"
+            )
+        raise AdapterError(f"{path} holds no {TENSORS_FILE}")
+    warnings: tuple[str, ...] = ()
+    manifest = read_manifest(path)
+    if manifest is not None:
+        verify_manifest(path, manifest, base_identity)
+    elif base_identity is not None:
+        named = f" (it names {config.base_name!r})" if config.base_name else ""
+        warnings = (f"adapter {path} has no manifest: nothing proves that it was trained on this base{named}",)
+    tensors = _read_tensors(file)
+    return AdapterFiles(path=path, config=config, tensors=tensors, manifest=manifest, warnings=warnings)
+
+
+def load_adapter(model: PreTrainedModel, path: Path, *, trainable: bool, base_identity: str | None) -> PeftModel:
+    """Put the adapter in `path` on the base `model` (which is changed in place).
+
+    Args:
+        model: The base, not yet adapted.
+        path: The adapter's folder.
+        trainable: Whether the adapter's weights take gradients; the base's never do.
+        base_identity: `LoadedModel.identity` of the base; None skips that check.
+
+    Raises:
+        AdapterError, UnsafeError, IntegrityError: As for `read_adapter`, and for keys or shapes that do not fit the
+            base.
+    """
+    files = read_adapter(path, base_identity=base_identity)
+    for warning in files.warnings:
+        logger.warning(warning)
+    return apply_adapter(model, files, trainable=trainable)
+
+
+def apply_adapter(
+    model: PreTrainedModel, files: AdapterFiles, *, trainable: bool, dropout: float | None = None
+) -> PeftModel:
+    """Put an adapter that was read on its base; see `load_adapter`.
+
+    Args:
+        model: The base, not yet adapted; changed in place.
+        files: What `read_adapter` returned.
+        trainable: Whether the adapter's weights take gradients.
+        dropout: Dropout instead of the file's.
+    """
+    config = _config_for(model, files, trainable=trainable, dropout=dropout)
+    with quiet_peft():
+        adapted = get_peft_model(model, config)
+    expected = adapter_tensors(adapted)
+    tensors = _drop_copies_of_base(files, expected, model)
+    _check_fit(files.path, expected, tensors)
+    with quiet_peft():
+        result = set_peft_model_state_dict(adapted, tensors)
+    assert not result.unexpected_keys, result.unexpected_keys
+    if not trainable:
+        adapted.requires_grad_(False)
+    return adapted.eval()
+
+
+def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(file, framework="pt") as stream:
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as fault:
+        raise IntegrityError(f"{file}: not readable as safetensors ({fault})") from fault
+    if not tensors:
+        raise IntegrityError(f"{file} holds no tensors: the adapter is empty")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise IntegrityError(f"{file}: tensor {name!r} holds values that are not finite numbers")
+    return tensors
+
+
+def _config_for(model: PreTrainedModel, files: AdapterFiles, *, trainable: bool, dropout: float | None) -> LoraConfig:
+    modules = _adapted_modules(model, files)
+    file = files.config
+    return lora_config(
+        model,
+        names=shortest_names(model, modules),
+        rank=file.rank,
+        alpha=file.alpha,
+        dropout=file.dropout if dropout is None else dropout,
+        bias=file.bias,
+        use_rslora=file.use_rslora,
+        use_dora=file.use_dora,
+        lora_bias=file.lora_bias,
+        modules_to_save=file.modules_to_save,
+        rank_pattern=expand_pattern(file.rank_pattern, modules, key="rank_pattern"),
+        alpha_pattern=expand_pattern(file.alpha_pattern, modules, key="alpha_pattern"),
+        inference_mode=not trainable,
+    )
+
+
+def _adapted_modules(model: PreTrainedModel, files: AdapterFiles) -> tuple[str, ...]:
+    """The modules that the tensors belong to, which must be the modules that the config names."""
+    named: dict[str, None] = {}
+    for key in files.tensors:
+        for part in LORA_PARTS:
+            if part in key:
+                named[key.removeprefix(PREFIX).split(part)[0]] = None
+    have = {name for name, _ in model.named_modules()}
+    strange = sorted(set(named) - have)
+    if strange:
+        raise IntegrityError(
+            f"adapter {files.path} does not fit this base: it has weights for {len(strange)} modules that "
+            f"{type(model).__name__} lacks (first: {', '.join(strange[:3])})"
+        )
+    targets: Any = files.config.target_modules
+    if targets == "all-linear":
+        targets = "all"
+    expected = resolve_targets(model, targets).modules if targets else ()
+    missing = [name for name in expected if name not in named]
+    surplus = sorted(set(named) - set(expected))
+    if surplus or (missing and not files.config.is_partial):
+        raise IntegrityError(
+            f"adapter {files.path} does not fit this base: {len(missing)} modules that its config targets have no "
+            f"weights{_first(missing)}, {len(surplus)} with weights are not targeted{_first(surplus)}"
+        )
+    return tuple(name for name in expected if name in named)
+
+
+def _drop_copies_of_base(
+    files: AdapterFiles, expected: dict[str, torch.Tensor], model: PreTrainedModel
+) -> dict[str, torch.Tensor]:
+    """Leave out embedding weights that PEFT saved along although the adapter does not change them."""
+    base = {name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items()}
+    kept = {}
+    for key, tensor in files.tensors.items():
+        own = base.get(key.removeprefix(PREFIX).replace(".base_layer.", "."))
+        is_copy = (
+            key not in expected
+            and own is not None
+            and own.shape == tensor.shape
+            and torch.equal(own.cpu().to(tensor.dtype), tensor)
+        )
+        if not is_copy:
+            kept[key] = tensor
+    return kept
+
+
+def _check_fit(path: Path, expected: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
+    missing = sorted(set(expected) - set(tensors))
+    surplus = sorted(set(tensors) - set(expected))
+    misshapen = [
+        f"{name} is {tuple(tensors[name].shape)}, the base needs {tuple(expected[name].shape)}"
+        for name in sorted(set(expected) & set(tensors))
+        if tensors[name].shape != expected[name].shape
+    ]
+    faults = [
+        f"{len(names)} tensors {words}{_first(names)}"
+        for names, words in ((missing, "are missing"), (surplus, "are not the adapter's"), (misshapen, "do not fit"))
+        if names
+    ]
+    if faults:
+        raise IntegrityError(f"adapter {path} does not fit this base: {'; '.join(faults)}")
+
+
+def _first(names: list[str]) -> str:
+    return f" (first: {', '.join(names[:2])})" if names else ""

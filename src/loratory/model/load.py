@@ -1,0 +1,194 @@
+"""Load a base model and its tokenizer, strictly: a weight that is missing or of another shape stops the load.
+
+Law kept: nothing in the model's files chooses code. The attention implementation is ours to pass, pickled weights
+are read by the weights-only reader, and code from a repository runs only when the command line allows it.
+"""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from loratory.config import ModelConfig, QuantizationConfig
+from loratory.errors import ModelError, UnsafeError, suggest
+from loratory.model.gguf import mark_dequantised, require_gguf
+from loratory.model.identity import hash_files, hash_state, weight_files
+from loratory.model.precision import choose_device, choose_dtype
+from loratory.model.quantise import quantisation_config
+from loratory.model.source import (
+    ModelSource,
+    first_line,
+    locate_model,
+    read_config_dict,
+    refuse_hub_adapter,
+    snapshot_folder,
+)
+from loratory.model.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A base model ready for use, in eval mode.
+
+    Attributes:
+        model: The model on its device.
+        tokenizer: Its tokenizer, with a pad token.
+        source: The folder, GGUF file or hub name it came from.
+        identity: sha256 hex over the content of its weight files.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    identity: str
+
+
+def load_model(
+    section: ModelConfig,
+    *,
+    quantization: QuantizationConfig | None = None,
+    device: torch.device | str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        section: Which model, tokenizer, revision and precision.
+        quantization: 4 or 8 bits for the frozen base; None or inactive leaves it in `section.dtype`.
+        device: Where the weights go; default the first GPU, else the CPU.
+        trust_remote_code: Run code from the model's own repository. A command line flag, never a config field.
+
+    Raises:
+        ModelError: Missing path, unreadable or unsupported model, weights that do not fill it.
+        UnsafeError: Pickled weights that hold more than tensors.
+        MissingExtraError: gguf or bitsandbytes is needed and absent.
+    """
+    source = locate_model(section)
+    refuse_hub_adapter(source)
+    if source.gguf_file is not None:
+        require_gguf()
+        if quantization is not None and quantization.is_active:
+            raise ModelError(
+                f"{source.label} is a GGUF file and quantization is on: a GGUF base is dequantised when it is read. "
+                "Switch quantization off, or give the original weights as a folder"
+            )
+    config = _read_config(source, trust_remote_code)
+    target = choose_device(device)
+    dtype = choose_dtype(section.dtype, target)
+    model = _load_weights(source, config, dtype, target, quantization, trust_remote_code)
+    tokenizer = load_tokenizer(section, trust_remote_code=trust_remote_code)
+    _check_vocabulary(source, model, tokenizer)
+    files = weight_files(snapshot_folder(source), source.gguf_file)
+    identity = hash_files(files) if files else hash_state(model)
+    return LoadedModel(model=model, tokenizer=tokenizer, source=source.label, identity=identity)
+
+
+def _read_config(source: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:
+    found = read_config_dict(source)
+    model_type = found["model_type"]
+    if "auto_map" in found and model_type not in CONFIG_MAPPING:
+        if not trust_remote_code:
+            raise ModelError(
+                f"{source.label} needs code from its own repository (model_type {model_type!r}), which is not run "
+                "unless you pass --trust-remote-code"
+            )
+        return AutoConfig.from_pretrained(
+            source.name, revision=source.revision, local_files_only=source.is_local, trust_remote_code=True
+        )
+    if model_type not in CONFIG_MAPPING:
+        raise ModelError(
+            f"{source.label}: model_type {model_type!r} is unknown to the installed transformers."
+            f"{suggest(str(model_type), list(CONFIG_MAPPING))}"
+        )
+    found.pop("auto_map", None)
+    config_class = CONFIG_MAPPING[model_type]
+    if config_class not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(
+            f"{source.label}: a {model_type!r} model does not generate text left to right; a causal language model "
+            "(such as llama, qwen2, gemma, mistral, phi, gpt2, gpt_neox, bloom) is needed"
+        )
+    try:
+        return config_class.from_dict(found)
+    except (ValueError, TypeError, KeyError, ZeroDivisionError, AttributeError) as fault:
+        raise ModelError(
+            f"{source.label}: config.json does not describe a {model_type} model: {first_line(fault)}"
+        ) from fault
+
+
+def _load_weights(
+    source: ModelSource,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: QuantizationConfig | None,
+    trust_remote_code: bool,
+) -> PreTrainedModel:
+    is_foreign = type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    model_class: Any = AutoModelForCausalLM if is_foreign else MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    has_sdpa = is_foreign or getattr(model_class, "_supports_sdpa", False)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code} if is_foreign else {}
+    quantised = quantisation_config(quantization, dtype)
+    if quantised is not None:
+        options |= {"quantization_config": quantised, "device_map": {"": device}}
+    if source.is_local and source.gguf_file is None and not weight_files(Path(source.name)):
+        raise ModelError(f"{source.label} holds no weights (model.safetensors, its shards, or pytorch_model.bin)")
+    try:
+        model, info = model_class.from_pretrained(
+            source.name,
+            config=config,
+            gguf_file=source.gguf_file,
+            revision=source.revision or "main",
+            local_files_only=source.is_local,
+            dtype=dtype,
+            attn_implementation="sdpa" if has_sdpa else "eager",
+            weights_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except pickle.UnpicklingError as fault:
+        raise UnsafeError(
+            f"{source.label}: its pickled weights hold more than tensors and were not read. "
+            "Get the model as safetensors"
+        ) from fault
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as fault:
+        raise ModelError(f"{source.label} cannot be loaded: {first_line(fault)}") from fault
+    _check_complete(source, info)
+    if source.gguf_file is not None:
+        mark_dequantised(model)
+    if quantised is None:
+        model = model.to(device)
+    assert isinstance(model, PreTrainedModel)
+    return model.eval()
+
+
+def _check_complete(source: ModelSource, info: dict[str, Any]) -> None:
+    """transformers fills missing weights with random numbers and a warning; here that is an error."""
+    faults = []
+    for key, words in (("missing_keys", "are missing"), ("mismatched_keys", "have another shape")):
+        names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in info.get(key, ()))
+        if names:
+            faults.append(f"{len(names)} weights {words} (first: {', '.join(names[:3])})")
+    if faults:
+        raise ModelError(f"{source.label} does not fill the model that its config.json describes: {'; '.join(faults)}")
+
+
+def _check_vocabulary(source: ModelSource, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    num_rows = model.get_input_embeddings().weight.shape[0]
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= num_rows:
+        raise ModelError(
+            f"the tokenizer has token id {largest} but {source.label} embeds ids 0 to {num_rows - 1}: "
+            "they do not belong together"
+        )
