@@ -2,11 +2,16 @@
 
 from typing import Literal
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from loratory.errors import ModelError
+from loratory.tree.eligibility import Eligibility, eligibility
 from loratory.tree.padded import PaddedScorer
-from loratory.tree.scorer import Scorer
+from loratory.tree.scorer import Scorer, WeightedNll
+from loratory.tree.tree import TokenTree
+from loratory.tree.tree_scorer import TreeScorer
 
 ScorerPath = Literal["auto", "padded", "tree", "fused"]
 
@@ -15,10 +20,79 @@ def make_scorer(model: PreTrainedModel | PeftModel, *, path: ScorerPath = "auto"
     """Pick how a tree is computed.
 
     Args:
-        model: A causal language model, with or without an adapter.
+        model: A causal language model, with or without an adapter. Make the scorer when the model is complete: adapter
+            attached, dropout set.
         path: "auto" takes the fastest exact one; the others force one.
 
     Returns:
         A scorer whose `path` and `reason` say what was taken and why.
+
+    Raises:
+        ModelError: The forced path is not exact for this model.
     """
-    return PaddedScorer(model, reason="requested" if path == "padded" else "the only path yet")
+    if path == "padded":
+        return PaddedScorer(model)
+    found = eligibility(model)
+    if path == "auto":
+        if found.refusal is not None:
+            return PaddedScorer(model, reason=found.refusal)
+        if found.training_refusal is not None:
+            return SwitchingScorer(model, _fastest(model), refusal=found.training_refusal)
+        return _fastest(model)
+    _require(path, found.refusal or found.training_refusal)
+    return TreeScorer(model, reason=_describe(found))
+
+
+def _fastest(model: PreTrainedModel | PeftModel) -> Scorer:
+    return TreeScorer(model, reason=_describe(eligibility(model)))
+
+
+def _describe(found: Eligibility) -> str:
+    if found.window is None:
+        return "every token once"
+    return f"every token once; batches with paths beyond the attention window of {found.window} tokens are padded"
+
+
+def _require(path: str, refusal: str | None) -> None:
+    if refusal is not None:
+        raise ModelError(f"scorer path '{path}' is not exact for this model: {refusal}. Use path 'auto' or 'padded'.")
+
+
+class SwitchingScorer:
+    """The padded twin while the model trains with dropout, a faster scorer while it evaluates.
+
+    Args:
+        model: The model; its `training` flag decides.
+        evaluation: Scorer without dropout.
+        refusal: Why training is padded.
+
+    Attributes:
+        path: That of the scorer in use.
+        reason: One line.
+    """
+
+    def __init__(self, model: torch.nn.Module, evaluation: Scorer, *, refusal: str) -> None:
+        self._model = model
+        self._evaluation = evaluation
+        self._training = PaddedScorer(model, reason=f"padded while training: {refusal}; 0 lets prefixes be shared")
+
+    @property
+    def path(self) -> str:
+        """Path of the scorer in use."""
+        return self._current().path
+
+    @property
+    def reason(self) -> str:
+        """Reason of the scorer in use."""
+        return self._current().reason
+
+    def nll(self, tree: TokenTree) -> WeightedNll:
+        """Weighted sum of negative log-likelihoods over the tree's labels."""
+        return self._current().nll(tree)
+
+    def logprobs(self, tree: TokenTree) -> torch.Tensor:
+        """Log-probability of each label, [N]."""
+        return self._current().logprobs(tree)
+
+    def _current(self) -> Scorer:
+        return self._training if self._model.training else self._evaluation
