@@ -87,11 +87,9 @@ def train(
 @config_app.command("schema")
 def show_schema() -> None:
     """Print the JSON schema of a run file, for editors."""
-    import json
+    from loratory.config import config_schema, schema_to_json
 
-    from loratory.config import config_schema
-
-    typer.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+    typer.echo(schema_to_json(config_schema()), nl=False)
 
 
 @config_app.command("show")

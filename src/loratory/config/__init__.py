@@ -12,7 +12,7 @@ from loratory.config.quantization import QuantizationConfig
 from loratory.config.reader import ConfigReading, build_config, config_to_yaml, load_config, read_config
 from loratory.config.root import RunConfig
 from loratory.config.run import OutputConfig
-from loratory.config.schema import config_reference, config_schema
+from loratory.config.schema import config_reference, config_schema, schema_to_json
 from loratory.config.train import TrainConfig
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "config_to_yaml",
     "load_config",
     "read_config",
+    "schema_to_json",
 ]

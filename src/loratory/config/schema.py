@@ -1,5 +1,6 @@
 """The configuration described for others: JSON schema for editors, a reference page for people."""
 
+import json
 from typing import Any
 
 from loratory.config.document import dump_document
@@ -11,7 +12,12 @@ SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def config_schema() -> dict[str, Any]:
     """Return the JSON schema of a run file; an editor with YAML support completes and checks keys with it."""
-    return {"$schema": SCHEMA_DIALECT, "title": "loratory run", **RunConfig.model_json_schema()}
+    return {"$schema": SCHEMA_DIALECT, **RunConfig.model_json_schema(), "title": "loratory run"}
+
+
+def schema_to_json(schema: dict[str, Any]) -> str:
+    """Return the schema as a JSON file's text."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def config_reference() -> str:

@@ -1,0 +1,54 @@
+# Needs Python >= 3.11, make and a package index; everything else goes into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP_FLAGS := --disable-pip-version-check --quiet
+
+.PHONY: help demo test check format bench docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    fine-tune, score and merge the small demo model"
+	@echo "make test    run the tests"
+	@echo "make check   lint, formatting, types, freshness of generated pages"
+	@echo "make format  apply the formatter and the safe lint fixes"
+	@echo "make bench   run the benchmarks"
+	@echo "make docs    write docs/config.md from the code and check the links of all pages"
+	@echo "make clean   remove .venv and caches"
+
+# One installation for all targets. torch comes first and alone, under its pin, so that no later resolution can choose
+# another build of it.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; found " + sys.version.split()[0] + \
+		". Use: make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
+	@echo "setting up $(VENV) (once; downloads torch and transformers)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt torch
+	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev,demo]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/loratory demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m docs --check
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+docs: $(READY)
+	$(BIN)/python -m docs
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
