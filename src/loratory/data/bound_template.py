@@ -22,12 +22,12 @@ class Layout(Protocol):
 
     stop_token_ids: tuple[int, ...]
 
-    def prompt(self, record: Record) -> list[Segment]:
-        """Segments of the generation prompt; earlier answers in it are marked as trained."""
-        ...
+    def lay_out(self, record: Record, *, with_answer: bool) -> tuple[list[Segment], list[Segment]]:
+        """Segments of the generation prompt (earlier answers in it trained) and of the final answer.
 
-    def answer(self, record: Record) -> list[Segment]:
-        """Segments of the final answer, stop token last when it is to be trained."""
+        The prompt's segments do not depend on `with_answer`; the answer's are empty without it, and end with the
+        stop token when that is to be trained.
+        """
         ...
 
 
@@ -92,7 +92,7 @@ class SegmentTemplate:
                 raise TemplateError("the conversation has no prompt")
             if with_answer and record.answer is None:
                 raise TemplateError("the row has no answer to train on")
-            return self._layout.prompt(record), self._layout.answer(record) if with_answer else []
+            return self._layout.lay_out(record, with_answer=with_answer)
         except TemplateError as error:
             raise TemplateError(f"{record.origin}: template '{self.name}': {error}") from error
 

@@ -52,45 +52,37 @@ class ChatLayout:
             )
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys(stops))
 
-    def prompt(self, record: Record) -> list[Segment]:
-        """Segments up to where the final answer begins; earlier answers are trained."""
-        turns = self._marked(record.prompt)
-        rendered = self._render(turns, generation=True)
+    def lay_out(self, record: Record, *, with_answer: bool) -> tuple[list[Segment], list[Segment]]:
+        """Segments up to where the final answer begins (earlier answers are trained), and those of the answer."""
+        num_before = len(record.prompt)
+        turns = self._marked(record.turns if with_answer else record.prompt, num_before)
+        prefix = self._render(turns[:num_before], generation=True)
+        return self._prompt(turns[:num_before], prefix), self._answer(turns, prefix) if with_answer else []
+
+    def _prompt(self, turns: Sequence[Turn], rendered: str) -> list[Segment]:
         segments: list[Segment] = []
         done = 0
         for index, turn in enumerate(turns):
             if turn.role != "assistant":
                 continue
-            begin = self._answer_start(turns[:index], rendered)
+            begin = _opened_by(self._render(turns[:index], generation=True), rendered)
             end = self._answer_end(turns[: index + 1], rendered, begin)
             segments.append(Segment(rendered[done:begin], trained=False, is_first=done == 0))
             segments.append(Segment(rendered[begin:end], trained=True))
             done = end
-            if self._stop_id is not None and rendered.startswith(self._stop_text, end):
+            if self._stop_id is not None:
                 segments.append(Segment("", trained=True, token_id=self._stop_id))
-                done = end + len(self._stop_text)
+                done += len(self._stop_text)
         return [*segments, Segment(rendered[done:], trained=False, is_first=done == 0)]
 
-    def answer(self, record: Record) -> list[Segment]:
+    def _answer(self, turns: Sequence[Turn], prefix: str) -> list[Segment]:
         """What the full rendering adds to the generation prompt, up to the end of the turn, then the stop token."""
-        turns = self._marked(record.turns)
         rendered = self._render(turns, generation=False)
-        begin = self._answer_start(turns[:-1], rendered)
+        begin = _opened_by(prefix, rendered)
         body = rendered[begin : self._answer_end(turns, rendered, begin)]
         if not self._add_eos_token:
             return [Segment(body.removesuffix(self._tail_before_stop), trained=True)]
         return [Segment(body, trained=True), Segment("", trained=True, token_id=self.stop_token_ids[0])]
-
-    def _answer_start(self, before: Sequence[Turn], rendered: str) -> int:
-        prefix = self._render(before, generation=True)
-        if not rendered.startswith(prefix):
-            raise TemplateError(
-                "the chat template renders the conversation so far differently once the answer is there, so the answer "
-                f"cannot be told apart: the generation prompt ends {unmarked(prefix)[-40:]!r}, the full text has "
-                f"{unmarked(rendered)[max(0, len(prefix) - 40) : len(prefix)]!r} there. "
-                "Use another template (e.g. data.template: alpaca)"
-            )
-        return len(prefix)
 
     def _answer_end(self, upto: Sequence[Turn], rendered: str, begin: int) -> int:
         if self._stop_id is not None:
@@ -102,15 +94,19 @@ class ChatLayout:
             raise TemplateError("the chat template does not end the assistant's turn where it is expected to")
         return end
 
-    def _marked(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    def _marked(self, turns: Sequence[Turn], num_before: int) -> tuple[Turn, ...]:
+        """The turns with control strings marked, once it is certain that the marks change nothing else."""
         marked = tuple(Turn(t.role, self._encoder.mark(t.content, is_answer=t.role == "assistant")) for t in turns)
-        if any(m.content is not t.content and m != t for m, t in zip(marked, turns, strict=True)):
-            for generation in (True, False):
-                if unmarked(self._render(marked, generation=generation)) != self._render(turns, generation=generation):
-                    raise TemplateError(
-                        "the text holds a control string of the template and the template rewrites the text around "
-                        "it, so that it cannot be kept as text; remove the control string from the row"
-                    )
+        if marked == tuple(turns):
+            return marked
+        shown = {num_before: True, len(turns): len(turns) == num_before}
+        for count, generation in shown.items():
+            plain = self._render(turns[:count], generation=generation)
+            if unmarked(self._render(marked[:count], generation=generation)) != plain:
+                raise TemplateError(
+                    "the text holds a control string of the template and the template rewrites the text around "
+                    "it, so that it cannot be kept as text; remove the control string from the row"
+                )
         return marked
 
     def _render(self, turns: Sequence[Turn], *, generation: bool) -> str:
@@ -165,6 +161,22 @@ class ChatLayout:
     @property
     def _tail_before_stop(self) -> str:
         return self._tail[: self._tail.find(self._stop_text)] if self._stop_id is not None else ""
+
+
+def _opened_by(prefix: str, rendered: str) -> int:
+    """Length of the generation prompt that opens a rendering.
+
+    Raises:
+        TemplateError: If it does not open it.
+    """
+    if not rendered.startswith(prefix):
+        raise TemplateError(
+            "the chat template renders the conversation so far differently once the answer is there, so the answer "
+            f"cannot be told apart: the generation prompt ends {unmarked(prefix)[-40:]!r}, the full text has "
+            f"{unmarked(rendered)[max(0, len(prefix) - 40) : len(prefix)]!r} there. "
+            "Use another template (e.g. data.template: alpaca)"
+        )
+    return len(prefix)
 
 
 def chat_template_source(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -139,8 +139,11 @@ class FieldLayout:
         self._encoder = encoder
         self._add_eos_token = add_eos_token
 
-    def prompt(self, record: Record) -> list[Segment]:
-        """One segment: the filled-in prompt, after the system text if there is one."""
+    def lay_out(self, record: Record, *, with_answer: bool) -> tuple[list[Segment], list[Segment]]:
+        """The filled-in prompt, after the system text if there is one; the answer and, if trained, the stop token."""
+        return [self._prompt(record)], self._answer(record) if with_answer else []
+
+    def _prompt(self, record: Record) -> Segment:
         turns = record.prompt
         system = turns[0].content + "\n\n" if turns[0].role == "system" else ""
         asked = turns[1:] if system else turns
@@ -155,10 +158,9 @@ class FieldLayout:
             text = self._encoder.mark(system, is_answer=False) + self._template.fill(
                 self._encoder.mark(instruction, is_answer=False), self._encoder.mark(input_text, is_answer=False)
             )
-        return [Segment(text, trained=False, is_first=True)]
+        return Segment(text, trained=False, is_first=True)
 
-    def answer(self, record: Record) -> list[Segment]:
-        """The answer and, if trained, the stop token."""
+    def _answer(self, record: Record) -> list[Segment]:
         assert record.answer is not None
         body = Segment(self._encoder.mark(record.answer, is_answer=True), trained=True)
         stop = Segment("", trained=True, token_id=self.stop_token_ids[0])
