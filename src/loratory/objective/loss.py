@@ -4,7 +4,7 @@ The step divides once by the count over all micro-batches and ranks, so accumula
 change the loss (accumulation law).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,6 +39,10 @@ class Objective(Protocol):
 
     def sequences(self, record: Record, template: BoundTemplate) -> tuple[TokenSequence, ...]:
         """The sequences of one record: one for SFT, two for a pair. Raises DataError when there is nothing to learn."""
+        ...
+
+    def count(self, row: Sequence[TokenSequence]) -> float:
+        """What one row adds to `LossSum.count`; known from data alone, so that the step can divide before it starts."""
         ...
 
     def loss(self, scorer: Scorer, tree: TokenTree) -> LossSum:

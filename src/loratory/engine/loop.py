@@ -1,0 +1,211 @@
+"""The only training loop. It knows steps, evaluations and saves; it never branches on objective or method."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratory.config import TrainConfig
+from loratory.engine import random_state
+from loratory.engine.display import Display, memory_bytes
+from loratory.engine.evaluate import Evaluator
+from loratory.engine.optimizer import NamedOptimizer
+from loratory.engine.order import BatchPlan
+from loratory.engine.progress import Progress, Window
+from loratory.engine.ranks import Ranks
+from loratory.engine.rows import Row
+from loratory.engine.saver import Saver
+from loratory.engine.schedule import RateSchedule
+from loratory.engine.signals import StopRequest
+from loratory.engine.step import StepResult, TrainStep
+from loratory.engine.trackers import Tracker
+from loratory.errors import InterruptedRunError
+from loratory.run.metrics import MetricsLog, MetricValue
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoopParts:
+    """What the loop drives.
+
+    Attributes:
+        rows: Training rows.
+        plan: Which rows each step sees.
+        schedule: Rate of each step.
+        step: One optimizer step.
+        optimizer: Whose rate the schedule sets.
+        evaluator: None without validation rows.
+        saver: Commits checkpoints.
+        write_checkpoint: Fills a checkpoint's stage: (folder, progress, generators of each rank).
+        metrics: metrics.jsonl; None on other ranks than the main one.
+        trackers: Experiment trackers; empty on other ranks.
+        display: The user's view.
+        ranks: The processes.
+    """
+
+    rows: Sequence[Row]
+    plan: BatchPlan
+    schedule: RateSchedule
+    step: TrainStep
+    optimizer: NamedOptimizer
+    evaluator: Evaluator | None
+    saver: Saver
+    write_checkpoint: Callable[[Path, Progress, Sequence[random_state.RandomState]], None]
+    metrics: MetricsLog | None
+    trackers: Sequence[Tracker]
+    display: Display
+    ranks: Ranks
+
+
+class TrainingLoop:
+    """Runs from where `progress` stands to the last step.
+
+    Attributes:
+        progress: Where the run stands; changed in place.
+    """
+
+    def __init__(self, parts: LoopParts, section: TrainConfig, progress: Progress) -> None:
+        self._parts = parts
+        self._section = section
+        self.progress = progress
+        self._total_steps = parts.schedule.total_steps
+        self._eval_steps = section.eval_steps or parts.plan.steps_per_epoch
+        self._save_steps = section.save_steps or parts.plan.steps_per_epoch
+        self._signals = StopRequest()
+
+    def run(self) -> None:
+        """Train to the end; on return the last step has a checkpoint.
+
+        Raises:
+            InterruptedRunError: A signal came; the last step is saved.
+            NumericsError, AdapterError, ResourceError: See `TrainStep` and `Saver`.
+        """
+        with self._signals, self._parts.display:
+            if self.progress.is_evaluation_pending:
+                self._evaluate_and_save()
+            while self.progress.step < self._total_steps and not self.progress.is_stopped_early:
+                self._do_step()
+                self._evaluate_and_save()
+
+    @property
+    def _is_over(self) -> bool:
+        return self.progress.step >= self._total_steps or self.progress.is_stopped_early
+
+    def _do_step(self) -> None:
+        parts, progress = self._parts, self.progress
+        start_s = time.perf_counter()
+        factor = parts.schedule.factor(progress.step)
+        parts.optimizer.set_rate(factor)
+        rows = [parts.rows[i] for i in parts.plan.rows(progress.step)]
+        result = parts.step(rows, progress.step)
+        seconds = time.perf_counter() - start_s
+        progress.step += 1
+        progress.num_tokens += result.num_tokens
+        progress.train_seconds += seconds
+        progress.window.add(result, seconds)
+        progress.is_evaluation_pending = parts.evaluator is not None and self._is_due(self._eval_steps)
+        if self._is_due(self._section.logging_steps):
+            self._log_window(result, self._section.learning_rate * factor)
+
+    def _is_due(self, interval: int) -> bool:
+        return self.progress.step % interval == 0 or self.progress.step >= self._total_steps
+
+    def _evaluate_and_save(self) -> None:
+        is_better = self.progress.is_evaluation_pending and self._evaluate()
+        is_stopping = self._is_stopping()
+        if is_better or is_stopping or self._is_over or self._is_due(self._save_steps):
+            self._save(is_better=is_better, is_last=is_stopping or self._is_over)
+        if is_stopping and (self.progress.is_evaluation_pending or not self._is_over):
+            self._interrupt()
+
+    def _evaluate(self) -> bool:
+        """Evaluate; whether this is the best so far. Stays pending when a signal stopped it."""
+        progress = self.progress
+        assert self._parts.evaluator is not None
+        start_s = time.perf_counter()
+        result = self._parts.evaluator(lambda: self._signals.is_set)
+        if result is None:
+            return False
+        progress.is_evaluation_pending = False
+        values: dict[str, MetricValue] = {
+            "step": progress.step,
+            "epoch": self._epoch(),
+            "eval_loss": result.loss,
+            **{f"eval_{name}": value for name, value in result.metrics.items()},
+            "eval_seconds": round(time.perf_counter() - start_s, 3),
+        }
+        self._log(values)
+        self._parts.display.note(f"step {progress.step}: evaluation loss {result.loss:.4f}")
+        if progress.best_loss is None or result.loss < progress.best_loss:
+            progress.best_loss = result.loss
+            progress.evaluations_without_gain = 0
+            return True
+        progress.evaluations_without_gain += 1
+        patience = self._section.early_stopping_patience
+        if patience is not None and progress.evaluations_without_gain >= patience:
+            progress.is_stopped_early = True
+            self._parts.display.note(
+                f"step {progress.step}: no gain in {patience} evaluations since step {progress.best_step}; stopping"
+            )
+        return False
+
+    def _save(self, *, is_better: bool, is_last: bool) -> None:
+        parts, progress = self._parts, self.progress
+        previous_best = progress.best_step
+        if is_better:
+            progress.best_step = progress.step
+        if parts.metrics is not None:
+            parts.metrics.sync()
+            progress.metrics_lines = parts.metrics.num_lines
+        progress.loss_scale = parts.step.scale.value
+        progress.loss_scale_good_steps = parts.step.scale.good_steps
+        generators = parts.ranks.gather(random_state.capture())
+        stands = parts.saver.save(
+            progress.step,
+            lambda folder: parts.write_checkpoint(folder, progress, generators),
+            protect=progress.best_step if self._section.keep_best else None,
+            is_last=is_last,
+        )
+        if is_better and not stands:
+            progress.best_step = previous_best
+
+    def _is_stopping(self) -> bool:
+        # Ranks must agree on the step at which they stop; signals may reach them at different moments.
+        return self._parts.ranks.any(self._signals.is_set)
+
+    def _interrupt(self) -> None:
+        number = self._signals.signal_number or 15
+        raise InterruptedRunError(
+            f"stopped by signal {number} after step {self.progress.step} of {self._total_steps}; "
+            "everything is saved. Go on with --resume.",
+            number,
+        )
+
+    def _epoch(self) -> float:
+        return round(self.progress.step / self._parts.plan.steps_per_epoch, 4)
+
+    def _log_window(self, result: StepResult, learning_rate: float) -> None:
+        progress, window = self.progress, self.progress.window
+        progress.last_loss = window.loss_sum / window.count
+        values: dict[str, MetricValue] = {
+            "step": progress.step,
+            "epoch": self._epoch(),
+            "loss": progress.last_loss,
+            **{name: total / n for name, (total, n) in window.metrics.items() if n},
+            "learning_rate": learning_rate,
+            "supervised_tokens": window.count,
+            "tokens_per_s": round(window.num_tokens / max(window.seconds, 1e-9), 1),
+            "memory_mib": round(memory_bytes() / 2**20, 1),
+        }
+        if result.is_skipped or window.num_skipped:
+            values["skipped_steps"] = window.num_skipped
+        if not result.is_skipped:
+            values["grad_norm"] = result.grad_norm
+        progress.window = Window()
+        self._log(values)
+        self._parts.display.update(progress.step, values)
+
+    def _log(self, values: Mapping[str, MetricValue]) -> None:
+        if self._parts.metrics is not None:
+            self._parts.metrics.write(values)
+        for tracker in self._parts.trackers:
+            tracker.log(self.progress.step, values)

@@ -1,0 +1,206 @@
+"""One optimizer step: passes, one division by the global count, checks, clipping, update.
+
+Law (accumulation): the count over all passes and ranks is known before the first backward, so k passes, or ranks,
+give the gradient of one batch. Law (numerics): nothing non-finite reaches the optimizer.
+"""
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from loratory.engine.gradients import non_finite, refuse_untrained_layers, scale_to_norm, total_norm
+from loratory.engine.optimizer import NamedOptimizer
+from loratory.engine.ranks import Ranks
+from loratory.engine.rows import MicroBatching, Row
+from loratory.engine.scale import LossScale
+from loratory.errors import DataError, NumericsError, ResourceError
+from loratory.objective.loss import LossSum, Objective
+from loratory.run.commit import write_text
+from loratory.tree.build import build_tree
+from loratory.tree.scorer import Scorer
+
+_SHOWN_ROWS = 8
+_CPU_OUT_OF_MEMORY = "can't allocate memory"
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did, over all ranks.
+
+    Attributes:
+        loss_sum: Summed loss.
+        count: Its normaliser.
+        grad_norm: Norm before clipping.
+        num_tokens: Tokens of all sequences, before sharing.
+        metrics: name -> (sum, count).
+        is_skipped: The gradient overflowed in float16; the scale was halved and nothing was updated.
+    """
+
+    loss_sum: float
+    count: float
+    grad_norm: float
+    num_tokens: int
+    metrics: Mapping[str, tuple[float, float]]
+    is_skipped: bool = False
+
+
+class TrainStep:
+    """Holds what every step needs; calling it does one step."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        objective: Objective,
+        *,
+        parameters: Mapping[str, torch.nn.Parameter],
+        optimizer: NamedOptimizer,
+        ranks: Ranks,
+        micro_batching: MicroBatching,
+        max_grad_norm: float,
+        autocast_dtype: torch.dtype | None,
+        dump_dir: Path | None = None,
+    ) -> None:
+        self._scorer = scorer
+        self._objective = objective
+        self._parameters = parameters
+        self._optimizer = optimizer
+        self._ranks = ranks
+        self._micro_batching = micro_batching
+        self._max_grad_norm = max_grad_norm
+        self._autocast_dtype = autocast_dtype
+        self._dump_dir = dump_dir
+        self.scale = LossScale(active=autocast_dtype == torch.float16)
+
+    def __call__(self, rows: Sequence[Row], step: int) -> StepResult:
+        """Do one step on the rows of the whole optimizer batch; each rank takes its share.
+
+        Args:
+            rows: The batch, the same on every rank.
+            step: 0-based step, for messages and for the check of the first step.
+
+        Raises:
+            NumericsError: The loss or a gradient is not finite; parameters and optimizer are untouched.
+            AdapterError: In step 0: a targeted layer gets no gradient.
+            DataError: No row of the batch is supervised.
+            ResourceError: Memory ran out.
+        """
+        count = sum(row.count for row in rows)
+        if not count > 0:
+            raise DataError(f"step {step + 1}: no supervised token in the whole batch: {_origins(rows)}.")
+        passes = self._micro_batching.cut(self._ranks.share(rows))
+        self._optimizer.optimizer.zero_grad(set_to_none=True)
+        try:
+            losses = [self._backward(rows_of_pass, count) for rows_of_pass in passes]
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or _CPU_OUT_OF_MEMORY in str(error):
+                raise _out_of_memory(passes, step, error) from error
+            raise
+        loss_sum = self._loss_sum(losses, passes, step)
+        self._ranks.sum_gradients(self._parameters.values())
+        norm = self._unscaled_norm()
+        result = StepResult(
+            loss_sum=loss_sum,
+            count=count,
+            grad_norm=float(norm),
+            num_tokens=sum(row.num_tokens for row in rows),
+            metrics=self._metrics(losses),
+            is_skipped=not math.isfinite(float(norm)),
+        )
+        if result.is_skipped:
+            if not self.scale.can_shrink:
+                self._refuse_gradient(rows, step)
+            self.scale.shrink()
+            return result
+        if step == 0:
+            refuse_untrained_layers(self._parameters)
+        scale_to_norm(self._parameters, self._max_grad_norm, norm)
+        self._optimizer.optimizer.step()
+        self.scale.grow()
+        return result
+
+    def _backward(self, rows: Sequence[Row], count: float) -> LossSum:
+        tree = build_tree([sequence for row in rows for sequence in row.sequences])
+        with autocast(self._ranks.device, self._autocast_dtype):
+            loss = self._objective.loss(self._scorer, tree)
+        (loss.sum * (self.scale.value / count)).backward()  # type: ignore[no-untyped-call]
+        return LossSum(loss.sum.detach(), loss.count, loss.metrics)
+
+    def _loss_sum(self, losses: Sequence[LossSum], passes: Sequence[Sequence[Row]], step: int) -> float:
+        values = torch.stack([loss.sum.double() for loss in losses]).tolist() if losses else []
+        total = self._ranks.sum([sum(values)])[0]
+        if not math.isfinite(total):
+            mine = [r for rows, value in zip(passes, values, strict=True) if not math.isfinite(value) for r in rows]
+            bad = [row for part in self._ranks.gather(mine) for row in part]
+            self._refuse(f"the loss is not finite ({total})", bad, [], step)
+        return total
+
+    def _unscaled_norm(self) -> torch.Tensor:
+        if self.scale.active:
+            for parameter in self._parameters.values():
+                if parameter.grad is not None:
+                    parameter.grad /= self.scale.value
+        return total_norm(self._parameters)
+
+    def _metrics(self, losses: Sequence[LossSum]) -> dict[str, tuple[float, float]]:
+        if self._ranks.num == 1:
+            return sum_metrics(losses)
+        return merge_metrics(self._ranks.gather(sum_metrics(losses)))
+
+    def _refuse_gradient(self, rows: Sequence[Row], step: int) -> None:
+        self._refuse("the gradient is not finite", rows, non_finite(self._parameters), step)
+
+    def _refuse(self, what: str, rows: Sequence[Row], names: Sequence[str], step: int) -> None:
+        where = ""
+        if self._dump_dir is not None:
+            path = self._dump_dir / f"numerics-step-{step + 1}.json"
+            where = f" Rows and tensors are listed in {path}."
+            if self._ranks.is_main:
+                described = [{"origin": row.origin, "num_tokens": row.num_tokens} for row in rows]
+                content = {"step": step + 1, "fault": what, "rows": described, "parameters": list(names)}
+                write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        tensors = f" First tensors: {', '.join(names[:3])}." if names else ""
+        raise NumericsError(
+            f"step {step + 1}: {what}; nothing was updated. Rows: {_origins(rows)}.{tensors}{where} "
+            "Lower train.learning_rate, use float32 (model.dtype, train.precision), or look at these rows."
+        )
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+    """Mixed precision of a forward pass; nothing when `dtype` is None."""
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def sum_metrics(losses: Sequence[LossSum]) -> dict[str, tuple[float, float]]:
+    """Add up the metrics of several passes."""
+    return merge_metrics([loss.metrics for loss in losses])
+
+
+def merge_metrics(parts: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    """Add up (sum, count) pairs by name."""
+    merged: dict[str, tuple[float, float]] = {}
+    for part in parts:
+        for name, (value, count) in part.items():
+            old = merged.get(name, (0.0, 0.0))
+            merged[name] = (old[0] + value, old[1] + count)
+    return merged
+
+
+def _origins(rows: Sequence[Row]) -> str:
+    shown = ", ".join(row.origin for row in rows[:_SHOWN_ROWS])
+    return shown + (f", … ({len(rows)} in all)" if len(rows) > _SHOWN_ROWS else "")
+
+
+def _out_of_memory(passes: Sequence[Sequence[Row]], step: int, error: BaseException) -> ResourceError:
+    largest = max(passes, key=lambda rows: sum(row.num_tokens for row in rows))
+    tokens = sum(row.num_tokens for row in largest)
+    return ResourceError(
+        f"step {step + 1}: out of memory; the largest forward pass has {len(largest)} rows and {tokens} tokens "
+        f"(longest row {max(row.num_tokens for row in largest)}). Lower train.micro_batch_size or "
+        "train.max_tokens_per_micro_batch (the loss stays the same), turn on train.gradient_checkpointing, lower "
+        f"data.cutoff_len, or load the base in 4 bits; then go on with --resume. ({str(error).splitlines()[0]})"
+    )

@@ -1,0 +1,135 @@
+"""How anything gets onto disk: staged beside its place, flushed, then one rename. A final name is whole or absent.
+
+Not a place for what is written; callers pass a function that fills a directory.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from loratory.errors import RunError
+
+STAGE_PREFIX = ".stage-"
+TRASH_PREFIX = ".trash-"
+_CHUNK_BYTES = 1 << 20
+_OS_ERROR = re.compile(r"os error (\d+)")
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def fsync_directory(path: Path) -> None:
+    """Flush a directory's entries (names, renames) to the device."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def seal(stage: Path) -> None:
+    """Make every file below `stage` readable by others (0644) and flush files and directories to the device."""
+    for folder, _, names in os.walk(stage, topdown=False):
+        for name in names:
+            file = Path(folder, name)
+            file.chmod(0o644)  # safetensors creates 0600
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        fsync_directory(Path(folder))
+
+
+def new_stage(parent: Path) -> Path:
+    """Create an empty staging directory in `parent`, hence on the filesystem of its target."""
+    stage = parent / f"{STAGE_PREFIX}{uuid.uuid4().hex}"
+    stage.mkdir()
+    return stage
+
+
+def discard(path: Path) -> None:
+    """Remove a directory so that no reader ever sees it half removed: one rename to trash, then deletion."""
+    trash = path.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex}")
+    path.rename(trash)
+    shutil.rmtree(trash)
+
+
+def clean(parent: Path) -> int:
+    """Delete stages and trash that a killed process left in `parent`; returns how many there were."""
+    leftovers = [p for p in parent.iterdir() if p.name.startswith((STAGE_PREFIX, TRASH_PREFIX))]
+    for path in leftovers:
+        shutil.rmtree(path)
+    return len(leftovers)
+
+
+def move_into_place(stage: Path, target: Path) -> None:
+    """Commit a sealed stage: one rename and a flush of the parent. The target must not exist."""
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, "already exists", str(target))
+    stage.rename(target)
+    fsync_directory(target.parent)
+
+
+def publish_directory(target: Path, write: Callable[[Path], None]) -> None:
+    """Publish a directory under its final name only when it is complete and on the device.
+
+    Args:
+        target: The final name; its parent is created when missing.
+        write: Fills the staging directory it is given. If it raises, nothing is left behind.
+
+    Raises:
+        RunError: `target` exists already and is not an empty directory.
+    """
+    if target.exists():
+        if not target.is_dir() or any(target.iterdir()):
+            raise RunError(
+                f"{target} exists already and is not empty; nothing was written. "
+                "Choose another output name or remove it first."
+            )
+        target.rmdir()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = new_stage(target.parent)
+    try:
+        write(stage)
+        seal(stage)
+        move_into_place(stage, target)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that readers see the old content or the new, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def storage_fault(error: OSError | SafetensorError) -> str | None:
+    """The system's words for a write that failed (disk full, quota, I/O error), or None when it is another fault."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    match = _OS_ERROR.search(str(error))  # safetensors reports the system's error in its text only
+    return os.strerror(int(match.group(1))) if match else None
