@@ -1,4 +1,4 @@
-"""`python main.py --config F --mode train --algorithm sft --experiment_name NAME`: the run file's training under a name.
+"""`main.py --config F --mode train --algorithm sft --experiment_name NAME`: train what the run file says, as NAME.
 
 Writes outputs/NAME/{checkpoint-N, final_model, config_used.yaml}. Holds no logic: `loratory train` does the same.
 """

@@ -1,0 +1,70 @@
+"""The tree of verbs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loratory import __version__
+from loratory.cli.adapter import merge, show_adapter
+from loratory.cli.answers import chat, predict
+from loratory.cli.failure import failures_as_exit_codes
+from loratory.cli.training import show_config, show_schema, train
+
+
+class _Verbs(typer.core.TyperGroup):
+    """Turns loratory's errors into one message and their exit code, whatever the verb."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with failures_as_exit_codes():
+            return super().invoke(ctx)
+
+
+def make_app() -> typer.Typer:
+    """Return the command line application."""
+    app = typer.Typer(
+        cls=_Verbs,
+        name="loratory",
+        help="A laboratory for fine-tuning language models on small hardware.",
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for verb in (train, predict, chat, demo):
+        app.command()(verb)
+    app.add_typer(_group("Show the configuration and its schema.", show=show_config, schema=show_schema), name="config")
+    app.add_typer(_group("Look into adapters and merge them.", show=show_adapter, merge=merge), name="adapter")
+    return app
+
+
+def _group(help_text: str, **verbs: Callable[..., None]) -> typer.Typer:
+    group = typer.Typer(help=help_text, no_args_is_help=True)
+    for name, verb in verbs.items():
+        group.command(name)(verb)
+    return group
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"loratory {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def demo(
+    workdir: Annotated[Path, typer.Option(help="Where data, model and results go.")] = Path("outputs/demo"),
+) -> None:
+    """Fine-tune, score and merge a small model on generated telecom questions."""
+    from loratory.demo.demo import run_demo
+
+    run_demo(workdir=workdir)

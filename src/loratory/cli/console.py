@@ -1,0 +1,43 @@
+"""What the verbs print: labelled lines on stderr, a progress bar, a table of scores."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from loratory.evaluation.text import Score
+
+
+def say(label: str, message: str, *, colour: str) -> None:
+    """Print `label: message` on stderr."""
+    typer.echo(f"{typer.style(f'{label}:', fg=colour, bold=True)} {message}", err=True)
+
+
+def note(message: str) -> None:
+    """Print a note on stderr."""
+    say("note", message, colour=typer.colors.YELLOW)
+
+
+def print_scores(scores: Mapping[str, "Score"]) -> None:
+    """Print scores with their intervals."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "percent", "95 % interval", "rows")
+    for name, score in scores.items():
+        table.add_row(name, f"{score.value:.2f}", f"{score.low:.2f} to {score.high:.2f}", str(score.n))
+    Console().print(table)
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; yields the function that says how much is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.update(task, completed=done)

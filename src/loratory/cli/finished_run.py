@@ -1,0 +1,59 @@
+"""A finished run, opened for use: its directory, its configuration, its model ready to answer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loratory.errors import RunError
+
+if TYPE_CHECKING:
+    from loratory.config import EvaluationConfig, RunConfig
+    from loratory.infer.sampling import Sampling
+    from loratory.infer.session import Session
+    from loratory.run import RunDirectory
+
+
+def open_run(path: Path) -> tuple["RunDirectory", "RunConfig"]:
+    """A finished run and its configuration.
+
+    Raises:
+        RunError: It is no run, or it is not finished.
+    """
+    if not path.is_dir():
+        raise RunError(f"{path}: no such run directory; `loratory train` prints where it wrote")
+    from loratory.config import read_config
+    from loratory.run import RunDirectory
+
+    directory = RunDirectory.read(path)
+    if not directory.is_finished:
+        raise RunError(f"{path}: this run has no final model yet; finish it with: loratory train RUN.yaml --resume")
+    return directory, read_config(directory.config).config
+
+
+def open_run_session(
+    directory: "RunDirectory", config: "RunConfig", *, base: bool, trust_remote_code: bool
+) -> "Session":
+    """The run's model with its template; `base` leaves out what was trained."""
+    from loratory.infer.session import open_session
+
+    is_full = config.adapter.method == "full"
+    trained = directory.final_model
+    whole_model = config.model.model_copy(
+        update={"model_name_or_path": str(trained), "gguf_file": None, "revision": None, "tokenizer_name_or_path": None}
+    )
+    return open_session(
+        whole_model if is_full and not base else config.model,
+        None if is_full or base else trained,
+        config.data.template,
+        quantization=config.quantization,
+        contract_file=directory.template,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def run_sampling(section: "EvaluationConfig", *, seed: int) -> "Sampling | None":
+    """How answers are drawn; None takes the likeliest token."""
+    from loratory.infer.sampling import Sampling
+
+    if not section.do_sample:
+        return None
+    return Sampling(temperature=section.temperature, top_p=section.top_p, top_k=section.top_k, seed=seed)

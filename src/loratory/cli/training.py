@@ -1,0 +1,70 @@
+"""The verbs that read a run file: train, config show, config schema."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loratory.cli.arguments import Overrides, RunFile, TrustRemoteCode
+from loratory.cli.console import note
+from loratory.errors import ConfigError
+
+if TYPE_CHECKING:
+    from loratory.config import RunConfig
+
+
+def train(
+    run_file: RunFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run of that name.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Train what the run file says."""
+    train_from_file(run_file, overrides or (), resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code)
+
+
+def show_schema() -> None:
+    """Print the JSON schema of a run file, for editors."""
+    from loratory.config import config_schema, schema_to_json
+
+    typer.echo(schema_to_json(config_schema()), nl=False)
+
+
+def show_config(run_file: RunFile, overrides: Overrides = None) -> None:
+    """Print the resolved run file: overrides applied, every default spelled out."""
+    from loratory.config import config_to_yaml
+
+    typer.echo(config_to_yaml(_read_config(run_file, overrides or ())), nl=False)
+
+
+def train_from_file(
+    run_file: Path,
+    overrides: Sequence[str],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> None:
+    """Read a run file, train, and say where the result is.
+
+    Raises:
+        LoratoryError: As the reader and the engine raise it.
+    """
+    config = _read_config(run_file, overrides)
+    if not config.data.train:
+        raise ConfigError("data.train: names no training rows; give data.train=FILE")
+    from loratory.engine.training import run_training
+
+    result = run_training(config, resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code)
+    typer.echo(f"run directory: {result.run_dir}")
+
+
+def _read_config(run_file: Path, overrides: Sequence[str]) -> "RunConfig":
+    from loratory.config import read_config
+
+    reading = read_config(run_file, overrides)
+    for sentence in reading.notes:
+        note(sentence)
+    return reading.config
