@@ -18,8 +18,7 @@ def csv_rows(path: Path, file: str) -> Iterator[SourceRow]:
         DataError: If there is no header, a column name stands twice, another separator is used, a quote is never
             closed, or a line is not UTF-8.
     """
-    lines = (decode_line(raw, file, number, offset) for number, offset, raw in numbered_lines(path))
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(_lines(path, file), strict=True)
     start = 1
     with _field_limit(MAX_ROW_BYTES):
         try:
@@ -30,13 +29,24 @@ def csv_rows(path: Path, file: str) -> Iterator[SourceRow]:
                     yield start, _row(header, cells)
                 start = reader.line_num + 1
         except csv.Error as error:
-            hint = {
-                "unexpected end of data": "a quoted field is opened and never closed",
-                "new-line character seen in unquoted field - do you need to open the file with newline=''?": (
-                    "a bare carriage return ends a line; save with LF or CRLF line ends"
-                ),
-            }.get(str(error), str(error))
-            raise DataError(f"{file}:{start}: not valid CSV in the row that starts here: {hint}.") from None
+            raise DataError(
+                f"{file}:{start}: not valid CSV in the row that starts here: {_explained(str(error))}."
+            ) from None
+
+
+def _lines(path: Path, file: str) -> Iterator[str]:
+    for number, offset, raw in numbered_lines(path):
+        if len(raw) > MAX_ROW_BYTES:
+            raise DataError(f"{file}:{number}: row too large: over {MAX_ROW_BYTES} bytes on one line.")
+        yield decode_line(raw, file, number, offset)
+
+
+def _explained(fault: str) -> str:
+    if fault == "unexpected end of data":
+        return "a quoted field is opened and never closed"
+    if fault.startswith("new-line character seen in unquoted field"):
+        return "a bare carriage return ends a line; save with LF or CRLF line ends"
+    return fault
 
 
 @contextmanager

@@ -66,10 +66,20 @@ class FaultLog:
         return {reason: tuple(places) for reason, places in self.examples.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class JsonNumber:
+    """A JSON number as it is written. Rows hold text only, so it is never computed with, only shown in errors."""
+
+    digits: str
+
+    def __str__(self) -> str:
+        return self.digits
+
+
 def show(value: object, *, limit: int = 60) -> str:
     """A value as an error message shows it: its JSON kind and a short literal."""
     kinds = {str: "text", bool: "a truth value", type(None): "null", list: "a list", dict: "an object"}
-    kind = kinds.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+    kind = kinds.get(type(value), "a number" if isinstance(value, int | float | JsonNumber) else type(value).__name__)
     if value is None:
         return kind
     literal = ascii(value) if isinstance(value, str) else str(value)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from loratory.data.faults import RowFault
+from loratory.data.faults import JsonNumber, RowFault
 from loratory.data.text_source import MAX_ROW_BYTES, decode_line, numbered_lines, read_text
 from loratory.errors import DataError
 
@@ -19,26 +19,13 @@ SourceRow = tuple[int, object | RowFault]
 """1-based line of the row's start, and the parsed value or what is wrong with it."""
 
 
-class _Number:
-    """A JSON number kept as written: rows hold text only, so numbers are merely shown in errors."""
-
-    def __init__(self, digits: str) -> None:
-        self.digits = digits
-
-    def __str__(self) -> str:
-        return self.digits
-
-
-_Number.__name__ = "number"
-
-
 class _RowDecoder:
     """The standard JSON decoder, noting duplicate keys and non-JSON constants instead of accepting them."""
 
     def __init__(self) -> None:
         self._odd: list[str] = []
         self._decoder = json.JSONDecoder(
-            object_pairs_hook=self._pairs, parse_constant=self._constant, parse_int=_Number, parse_float=_Number
+            object_pairs_hook=self._pairs, parse_constant=self._constant, parse_int=JsonNumber, parse_float=JsonNumber
         )
 
     def _pairs(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -169,7 +156,8 @@ def _array_elements(text: str, start: int, file: str) -> Iterator[SourceRow]:
         line += text.count("\n", counted, position)
         counted = position
         if position >= len(text):
-            raise DataError(f"{file}:{line}: the file ends inside the array; it looks cut off (no closing ']').")
+            last = text.count("\n", 0, len(text.rstrip())) + 1
+            raise DataError(f"{file}:{last}: the file ends inside the array; it looks cut off (no closing ']').")
         if text[position] == "]":
             raise DataError(f"{file}:{line}: a comma stands before the closing ']'. Remove the trailing comma.")
         try:

@@ -214,8 +214,10 @@ def _turn(message: object, place: str) -> Turn:
     if not isinstance(role, str) or role not in _ROLES:
         allowed = ", ".join(_ROLES)
         raise RowFault("unknown role", f"got {show(role)}; allowed: {allowed}", field=f"{place}.{role_key}")
-    content = _text(message, text_key) if text_key in message else None
-    if content is None or (not content.strip() and role != "system"):
+    if text_key not in message:
+        raise RowFault("missing field", f"the message has {', '.join(map(str, message))}", field=f"{place}.{text_key}")
+    content = _checked(message[text_key], f"{place}.{text_key}")
+    if not content.strip() and role != "system":
         raise RowFault("empty message", f"role {role}", field=f"{place}.{text_key}")
     return Turn(_ROLES[role], content)
 
