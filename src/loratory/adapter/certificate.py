@@ -1,0 +1,193 @@
+"""The merge certificate: how far a merged model's answers are from the adapter on its base, measured and judged.
+
+Merge law: what stands under the final name has passed. Both models compute in float32, so what is measured is the
+merge and the rounding of the stored weights, not the arithmetic of a format.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from loratory.errors import IntegrityError
+
+FILE_NAME = "merge_certificate.json"
+FORMAT = 1
+# Above this share of an update lost to rounding, the certificate warns about the tensor.
+ROUNDING_WARNING = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What a merged model must keep; None leaves a value unjudged.
+
+    Attributes:
+        relative_logit_difference: Largest |difference of logits| over the largest |logit|.
+        mean_kl_nats: Mean over positions of KL(adapter on base || merged).
+        top1_agreement: Least share of positions with the same likeliest token.
+    """
+
+    relative_logit_difference: float | None = None
+    mean_kl_nats: float | None = None
+    top1_agreement: float | None = None
+
+
+# float32 keeps 24 bits, so only the order of summation differs. float16 keeps 11 bits and bfloat16 8: rounding every
+# weight of the model moves its distribution by about 1e-4 and 1e-2 nats; a wrong merge is far above either.
+TOLERANCES = {
+    "float32": Tolerance(relative_logit_difference=1e-3),
+    "float16": Tolerance(mean_kl_nats=5e-3, top1_agreement=0.95),
+    "bfloat16": Tolerance(mean_kl_nats=5e-2, top1_agreement=0.9),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Logits of a model against a reference on the probe prompts.
+
+    Attributes:
+        num_prompts: Probe prompts.
+        num_positions: Positions compared.
+        max_logit_difference: Largest absolute difference.
+        logit_scale: Largest absolute logit of the reference.
+        mean_kl_nats: Mean KL(reference || model).
+        top1_agreement: Share of positions with the same likeliest token.
+    """
+
+    num_prompts: int
+    num_positions: int
+    max_logit_difference: float
+    logit_scale: float
+    mean_kl_nats: float
+    top1_agreement: float
+
+    @property
+    def relative_logit_difference(self) -> float:
+        """The largest difference over the scale."""
+        return self.max_logit_difference / self.logit_scale if self.logit_scale else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What is written beside the merged weights.
+
+    Attributes:
+        format: Version of this file's form.
+        base_source: Where the base came from.
+        base_identity: sha256 over the base's weight files.
+        adapter_sha256: sha256 of the adapter's weights file.
+        adapter_quantization: How the base was quantised while the adapter was trained, or None.
+        merged_identity: sha256 over the merged weight files.
+        dtype: Format of the merged weights.
+        tolerance: What had to be kept.
+        measured: What was found, merged model reloaded from disk against adapter on base.
+        effect: The same for the bare base: how much the adapter does at all.
+        rounding_loss: Per changed tensor ||W' - W - dW|| / ||dW||, the share of the update lost to the format.
+        notes: What a reader must know: lost updates, a quantised training base, untied embeddings.
+        versions: Versions of the libraries that did it.
+    """
+
+    format: int
+    base_source: str
+    base_identity: str
+    adapter_sha256: str
+    adapter_quantization: str | None
+    merged_identity: str
+    dtype: str
+    tolerance: Tolerance
+    measured: Measurement
+    effect: Measurement
+    rounding_loss: dict[str, float]
+    notes: tuple[str, ...]
+    versions: dict[str, str]
+
+    @property
+    def worst_rounding_loss(self) -> float:
+        """The largest share of one tensor's update that rounding took."""
+        return max(self.rounding_loss.values(), default=0.0)
+
+
+def probe_logits(model: nn.Module, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Logits after every token of each prompt, float32 [T, V] each, on the CPU."""
+    device = next(model.parameters()).device
+    logits = []
+    with torch.inference_mode():
+        for prompt in prompts:
+            output = model(input_ids=torch.tensor([list(prompt)], device=device), use_cache=False)
+            logits.append(output.logits[0].float().cpu())
+    return logits
+
+
+def measure(reference: Sequence[torch.Tensor], logits: Sequence[torch.Tensor]) -> Measurement:
+    """Compare logits [T, V] of the same prompts; anything not finite shows as infinite or NaN values."""
+    scale = kl_sum = 0.0
+    # torch.maximum carries a NaN on; Python's max would drop it.
+    difference = torch.zeros(())
+    num_same = num_positions = 0
+    for expected_TV, found_TV in zip(reference, logits, strict=True):
+        difference = torch.maximum(difference, (expected_TV - found_TV).abs().max())
+        scale = max(scale, expected_TV.abs().max().item())
+        log_p_TV = expected_TV.double().log_softmax(dim=-1)
+        log_q_TV = found_TV.double().log_softmax(dim=-1)
+        kl_sum += (log_p_TV.exp() * (log_p_TV - log_q_TV)).sum().item()
+        num_same += int((expected_TV.argmax(dim=-1) == found_TV.argmax(dim=-1)).sum())
+        num_positions += expected_TV.shape[0]
+    return Measurement(
+        num_prompts=len(reference),
+        num_positions=num_positions,
+        max_logit_difference=difference.item(),
+        logit_scale=scale,
+        mean_kl_nats=kl_sum / num_positions,
+        top1_agreement=num_same / num_positions,
+    )
+
+
+def judge(measured: Measurement, tolerance: Tolerance) -> list[str]:
+    """One sentence per value outside its tolerance; a value that is not a number is outside."""
+    faults = []
+    for name, limit in (
+        ("relative_logit_difference", tolerance.relative_logit_difference),
+        ("mean_kl_nats", tolerance.mean_kl_nats),
+    ):
+        value = getattr(measured, name)
+        if limit is not None and not value <= limit:
+            faults.append(f"{name} is {value:.3g}, allowed is at most {limit:g}")
+    least = tolerance.top1_agreement
+    if least is not None and not measured.top1_agreement >= least:
+        faults.append(f"top1_agreement is {measured.top1_agreement:.4f}, allowed is at least {least:g}")
+    return faults
+
+
+def certificate_to_json(certificate: Certificate) -> str:
+    """The certificate as JSON text."""
+    values = asdict(certificate)
+    for name in ("measured", "effect"):
+        values[name]["relative_logit_difference"] = getattr(certificate, name).relative_logit_difference
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_certificate(folder: Path) -> Certificate | None:
+    """The certificate in a model folder; None when there is none (not a model merged by loratory).
+
+    Raises:
+        IntegrityError: The file is not a certificate that this version reads.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise ValueError(f"format {values['format']!r}; this version reads {FORMAT}")
+        for name in ("measured", "effect"):
+            values[name].pop("relative_logit_difference")
+            values[name] = Measurement(**values[name])
+        values["tolerance"] = Tolerance(**values["tolerance"])
+        values["notes"] = tuple(values["notes"])
+        return Certificate(**values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise IntegrityError(f"{path}: not a merge certificate ({fault})") from fault
