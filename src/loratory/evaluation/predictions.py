@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loratory.evaluation.text import TEXT_METRICS, Score, score_texts, scores_to_json
-from loratory.infer.predict import read_predictions, write_text_atomically
+from loratory.infer.predict import read_predictions
+from loratory.run import write_text
 
 
 def score_file(
@@ -29,4 +30,5 @@ def score_file(
 
 def write_scores(path: Path, scores: Mapping[str, Score]) -> None:
     """Write scores, their intervals, row counts and definitions as JSON; the file appears whole or not at all."""
-    write_text_atomically(path, json.dumps(scores_to_json(scores), indent=2, ensure_ascii=False) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(scores_to_json(scores), indent=2, ensure_ascii=False) + "\n")

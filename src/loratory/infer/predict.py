@@ -1,8 +1,6 @@
 """Predicted answers of a data set: prompt, label and prediction per row, and their file."""
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loratory.data.records import Record
 from loratory.data.templates import BoundTemplate
 from loratory.errors import DataError
+from loratory.infer.decoding import decode
 from loratory.infer.generate import generate
 from loratory.infer.sampling import Sampling
+from loratory.run import write_text
 
 FIELDS = ("prompt", "label", "predict")
 
@@ -87,34 +87,11 @@ def predict_records(
     ]
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-    """Text of token ids, spaces left as they are."""
-    text = tokenizer.decode(
-        list(token_ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-    )
-    assert isinstance(text, str)
-    return text
-
-
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write predictions as JSON lines, UTF-8; the file appears whole or not at all."""
     lines = [json.dumps(asdict(prediction), ensure_ascii=False) + "\n" for prediction in predictions]
-    write_text_atomically(path, "".join(lines))
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a UTF-8 file under a temporary name, flush it to disk and rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-    except BaseException:
-        Path(staged).unlink(missing_ok=True)
-        raise
+    write_text(path, "".join(lines))
 
 
 def read_predictions(path: Path) -> list[Prediction]:
