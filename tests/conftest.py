@@ -19,9 +19,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+# A loaded machine is no fault of the code, so examples have no deadline.
+settings.register_profile("loratory", deadline=None, database=None, max_examples=50)
+settings.load_profile("loratory")
 torch.set_num_threads(1)
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()

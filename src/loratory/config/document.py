@@ -47,6 +47,13 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     return table
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # The emitter folds lines at these three, and only its double quotes escape them.
+    style = '"' if any(mark in text for mark in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar(f"{_TAG}str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 _Loader.yaml_implicit_resolvers = _resolvers()
 _Dumper.yaml_implicit_resolvers = {
     first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *entries]
@@ -78,16 +85,9 @@ def read_document(path: Path) -> object:
 
 def parse_document(text: str, source: str) -> object:
     """Return the value of YAML text; `source` names it in messages. Raises as `read_document`."""
-    loader = _Loader(text)
     try:
         _check_events(text, source)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        faults = _duplicate_keys(node, source)
-        if faults:
-            raise ConfigError(faults)
-        value: object = loader.construct_document(node)
+        return _construct(text, source)
     except yaml.constructor.ConstructorError as error:
         problem = str(error.problem)
         if "python/" in problem:
@@ -100,15 +100,27 @@ def parse_document(text: str, source: str) -> object:
         raise ConfigError(f"{_place(source, error)}: not valid YAML: {reason}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
-    return value
 
 
 def dump_document(value: object) -> str:
     """Return YAML text that `parse_document` reads back to the same value, keys in the order given."""
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=False)
     return str(text)
+
+
+def _construct(text: str, source: str) -> object:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        faults = _duplicate_keys(node, source)
+        if faults:
+            raise ConfigError(faults)
+        value: object = loader.construct_document(node)
+        return value
+    finally:
+        loader.dispose()
 
 
 def _place(source: str, error: yaml.MarkedYAMLError) -> str:
