@@ -32,6 +32,17 @@ _OPTIMIZERS = {
     "sgd": "sgd",
 }
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
+_SECTIONS = {
+    "training": "train",
+    "training_args": "train",
+    "trainer": "train",
+    "optimization": "train",
+    "dataset": "data",
+    "eval": "evaluation",
+    "generation": "evaluation",
+    "output": "run",
+    "experiment": "run",
+}
 _STRATEGIES = {"eval_strategy": "eval_steps", "evaluation_strategy": "eval_steps", "save_strategy": "save_steps"}
 
 
@@ -155,12 +166,15 @@ class _Work:
 
     def read_argument(self, origin: str, name: str, value: object) -> None:
         converter = _CONVERTERS.get(name)
+        section = _SECTIONS.get(origin.split(".")[0], origin.split(".")[0])
         if converter is not None:
             converter(self, origin, value)
+        elif name == "batch_size" and section == "train":
+            self.arguments["per_device_train_batch_size"] = (origin, value)
         elif name in _STRATEGIES or name in {"per_device_train_batch_size", "gradient_accumulation_steps"}:
             self.arguments[name] = (origin, value)
-        elif origin in self.native_keys:
-            self.put(origin, value, origin)
+        elif f"{section}.{name}" in self.native_keys:
+            self.put(f"{section}.{name}", value, origin)
         elif (key := FOREIGN_NAMES.get(name)) is not None:
             self.put(key, value, origin)
         elif len(native := [key for key in self.native_keys if key.endswith(f".{name}")]) == 1:
