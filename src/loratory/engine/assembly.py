@@ -31,7 +31,7 @@ from loratory.run import MetricsLog, RunDirectory
 from loratory.tree.scorer import Scorer
 from loratory.tree.scorers import make_scorer
 
-# A pass of 2048 tokens keeps a CPU's matrix units busy (they saturate from 64 rows on) within about 4 GB at 135M.
+# A CPU's matrix units are busy from about 64 rows on, so more tokens per pass only cost memory there.
 _CPU_TOKENS_PER_PASS = 2048
 _GPU_TOKENS_PER_PASS = 8192
 
