@@ -7,7 +7,6 @@ from typing import Protocol
 from transformers import PreTrainedTokenizerBase
 
 from loratory.data.records import Origin, Record, Turn
-from loratory.data.sequence import TokenSequence
 from loratory.errors import TemplateError
 
 _ORIGIN = Origin("(probe)", 1)
@@ -26,25 +25,23 @@ class _Probed(Protocol):
 
     def generation_prompt(self, record: Record) -> list[int]: ...
 
-    def sequence(self, record: Record) -> TokenSequence: ...
-
 
 def template_contract(template: _Probed, tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
-    """Name, stop ids, SHA-256 over the probes' ids, and SHA-256 over the tokenizer.
+    """Name, stop ids, SHA-256 over the probes' generation prompts, and SHA-256 over the tokenizer.
 
-    Whether the stop token is trained does not enter: at inference it makes no difference to the prompt.
+    The probes hold finished exchanges too, so that the prompts show how answers are laid out. What is trained does not
+    enter: at inference it makes no difference.
     """
-    ids: list[object] = []
+    prompts: list[list[int] | str] = []
     for probe in PROBES:
         try:
-            answer = template.sequence(probe).token_ids.tolist()[len(template.generation_prompt(probe)) :]
-            ids.append([template.generation_prompt(probe), [i for i in answer if i not in template.stop_token_ids]])
+            prompts.append(template.generation_prompt(probe))
         except TemplateError:
-            ids.append("refused")
+            prompts.append("refused")
     return {
         "name": template.name,
         "stop_token_ids": list(template.stop_token_ids),
-        "probe_sha256": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
+        "probe_sha256": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
     }
 
