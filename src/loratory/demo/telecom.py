@@ -14,6 +14,7 @@ from pathlib import Path
 
 from loratory.demo.intents import Goal, goals
 from loratory.demo.phrasing import phrase
+from loratory.run.commit import write_text
 
 TRAIN_ROWS = 1600
 TEST_ROWS = 200
@@ -96,7 +97,7 @@ def generate_telecom(directory: Path, *, seed: int = DEFAULT_SEED) -> TelecomFil
 
     directory.mkdir(parents=True, exist_ok=True)
     for name, members in sets.items():
-        _write(directory / f"{name}.json", _rows_text(members))
+        write_text(directory / f"{name}.json", _rows_text(members))
     info = {
         f"telecom_{name}": {
             "file_name": f"{name}.json",
@@ -105,9 +106,9 @@ def generate_telecom(directory: Path, *, seed: int = DEFAULT_SEED) -> TelecomFil
         }
         for name in sets
     }
-    _write(directory / "dataset_info.json", json.dumps(info, indent=2) + "\n")
+    write_text(directory / "dataset_info.json", json.dumps(info, indent=2) + "\n")
     table = "\n".join(f"| `{n}.json` | {len(m)} | {len({row.output for row in m})} |" for n, m in sets.items())
-    _write(directory / "README.md", CARD.format(table=table, seed=seed))
+    write_text(directory / "README.md", CARD.format(table=table, seed=seed))
     return TelecomFiles(
         train=directory / "train.json",
         test=directory / "test.json",
@@ -189,10 +190,3 @@ def _rows_text(rows: Sequence[TelecomRow]) -> str:
         for row in rows
     )
     return "[\n" + ",\n".join(lines) + "\n]\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write UTF-8 with plain newlines, under a temporary name first."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(text.encode())
-    partial.replace(path)
