@@ -78,9 +78,11 @@ class SegmentTemplate:
     def sequences(self, records: Sequence[Record]) -> list[TokenSequence]:
         """As `sequence` for many records, tokenised together."""
         placed = [self._placed(record, with_answer=True) for record in records]
-        flat = [segment for prompt, answer in placed for segment in (*prompt, *answer)]
-        encoded = iter(zip(flat, self._encoder.encode(flat), strict=True))
-        return [self._assemble(len(prompt), len(answer), encoded) for prompt, answer in placed]
+        encoded = iter(self._encoder.encode([segment for pair in placed for part in pair for segment in part]))
+        return [
+            self._assemble(prompt, answer, [next(encoded) for _ in range(len(prompt) + len(answer))])
+            for prompt, answer in placed
+        ]
 
     def contract(self) -> dict[str, object]:
         """What must be equal at inference: name, stop ids, hashes over probe ids and the tokenizer (JSON-able)."""
@@ -96,22 +98,13 @@ class SegmentTemplate:
         except TemplateError as error:
             raise TemplateError(f"{record.origin}: template '{self.name}': {error}") from error
 
-    def _assemble(self, num_prompt: int, num_answer: int, encoded) -> TokenSequence:  # type: ignore[no-untyped-def]
-        token_ids = self._with_opening([])
-        weights = [float(self._train_on_inputs)] * len(token_ids)
-        prompt_length = len(token_ids)
-        for index in range(num_prompt + num_answer):
-            segment, ids = next(encoded)
-            if not token_ids or token_ids == self._opening_ids:
-                ids = self._with_opening(ids)[len(token_ids) :]
-            token_ids += ids
-            weights += [float(segment.trained or self._train_on_inputs)] * len(ids)
-            if index < num_prompt:
-                prompt_length = len(token_ids)
+    def _assemble(self, prompt: list[Segment], answer: list[Segment], ids: list[list[int]]) -> TokenSequence:
+        ids = [self._with_opening(ids[0]), *ids[1:]]
+        token_ids = [i for part in ids for i in part]
+        trained = [segment.trained or self._train_on_inputs for segment in (*prompt, *answer)]
+        weights = np.repeat(np.asarray(trained, dtype=np.float32), [len(part) for part in ids])
         weights[0] = 0.0
-        return TokenSequence(
-            np.asarray(token_ids, dtype=np.int64), np.asarray(weights, dtype=np.float32), prompt_length
-        )
+        return TokenSequence(np.asarray(token_ids, dtype=np.int64), weights, sum(map(len, ids[: len(prompt)])))
 
     def _with_opening(self, ids: list[int]) -> list[int]:
         """Put the opening tokens in front unless the text already begins with them."""

@@ -42,6 +42,9 @@ def parquet_rows(path: Path, file: str) -> Iterator[SourceRow]:
 def hub_rows(source: str) -> Iterator[SourceRow]:
     """Rows of a hub data set, read by the datasets library from its cache or the hub.
 
+    That library guesses types where a data set holds bare CSV or JSON files; values it made into something else than
+    text are refused like any other. For the exact text of such files, download them and give their path.
+
     Raises:
         MissingExtraError: If datasets is not installed.
         DataError: If the data set or split is not there or cannot be reached.
