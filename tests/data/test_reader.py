@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -318,6 +319,30 @@ class TestFaultyFiles:
         with pytest.raises(DataError, match=r"a\.parquet:2:output"):
             read(str(path))
         assert outputs(read(str(path), max_bad_rows=1)) == ["a"]
+
+
+class TestMutations:
+    """Random damage either reads or is one `DataError` that names the file; no other exception escapes."""
+
+    @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
+    def test_damaged_bytes(self, tmp_path: Path, name: str) -> None:
+        lines = [json.dumps({"instruction": f"q{i}", "output": f"a{i}"}) for i in range(6)]
+        table = "instruction,output\n" + "\n".join(f'"q{i}",a{i}' for i in range(6))
+        whole = {"a.json": "[\n" + ",\n".join(lines) + "\n]", "a.jsonl": "\n".join(lines), "a.csv": table}[name]
+        rng = random.Random(name)
+        refused = 0
+        for _ in range(200):
+            damaged = bytearray(whole.encode())
+            for _ in range(rng.randint(1, 3)):
+                place = rng.randrange(len(damaged))
+                damaged[place : place + rng.randint(0, 1)] = bytes([rng.randrange(256)] * rng.randint(0, 1))
+            source = write(tmp_path, name, bytes(damaged))
+            try:
+                read(source)
+            except DataError as error:
+                refused += 1
+                assert source in str(error)
+        assert refused > 50
 
 
 class TestCounting:
