@@ -1,5 +1,8 @@
 """What the verbs print: labelled lines on stderr, a progress bar, a table of scores."""
 
+import logging
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -8,6 +11,15 @@ import typer
 
 if TYPE_CHECKING:
     from loratory.evaluation.text import Score
+
+
+def quiet_libraries() -> None:
+    """Keep libraries from writing over our output. Acts only on libraries that are imported later."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # It warns on import about an accelerator package that a CPU run does not need.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def say(label: str, message: str, *, colour: str) -> None:

@@ -7,17 +7,20 @@ from contextlib import contextmanager
 
 import typer
 
-from loratory.cli.console import say
+from loratory.cli.console import quiet_libraries, say
 from loratory.errors import LoratoryError, ResourceError
 
 
 @contextmanager
 def failures_as_exit_codes() -> Iterator[None]:
-    """Report an expected failure on stderr and leave with its exit code; a bug keeps its traceback.
+    """The frame of every command: report an expected failure on stderr and leave with its exit code.
+
+    A bug keeps its traceback. Libraries imported inside are kept quiet.
 
     Raises:
         SystemExit: With the code of the `LoratoryError`; 130 after Ctrl-C; 5 when memory or disk ran out.
     """
+    quiet_libraries()
     try:
         yield
     except LoratoryError as error:
