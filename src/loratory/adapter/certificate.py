@@ -37,11 +37,12 @@ class Tolerance:
 
 
 # float32 keeps 24 bits, so only the order of summation differs. float16 keeps 11 bits and bfloat16 8: rounding every
-# weight of the model moves its distribution by about 1e-4 and 1e-2 nats; a wrong merge is far above either.
+# weight of SmolLM2-135M moves its distribution by 4e-6 and 1e-4 nats (172 positions, same likeliest token at all of
+# them). The limits leave a factor of 100 to other models; a wrong merge is far above them.
 TOLERANCES = {
     "float32": Tolerance(relative_logit_difference=1e-3),
-    "float16": Tolerance(mean_kl_nats=5e-3, top1_agreement=0.95),
-    "bfloat16": Tolerance(mean_kl_nats=5e-2, top1_agreement=0.9),
+    "float16": Tolerance(mean_kl_nats=1e-3, top1_agreement=0.98),
+    "bfloat16": Tolerance(mean_kl_nats=1e-2, top1_agreement=0.95),
 }
 
 
