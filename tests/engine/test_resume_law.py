@@ -11,8 +11,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-import child
 import pytest
+import training_child
 
 from loratory.config import RunConfig
 from loratory.errors import IntegrityError
@@ -37,7 +37,7 @@ SETTINGS: Mapping[str, Any] = {
 
 
 def start(children: ForkServerContext, config: RunConfig, log: Path, *, resume: bool) -> ForkServerProcess:
-    process = children.Process(target=child.train, args=(config, resume, log))
+    process = children.Process(target=training_child.train, args=(config, resume, log))
     process.start()
     return process
 
@@ -190,7 +190,7 @@ def test_a_full_disk_now_and_then_only_costs_checkpoints(make_config, children, 
     config = make_config({**SETTINGS, "run.name": "full"})
     run, log = tmp_path / "outputs" / "full", tmp_path / "full.log"
     # Not steps with an evaluation: a best step that could not be saved cannot be the final model.
-    process = children.Process(target=child.train_on_a_full_disk, args=(config, (4, 5, 10, 11), log))
+    process = children.Process(target=training_child.train_on_a_full_disk, args=(config, (4, 5, 10, 11), log))
     process.start()
     assert finish(process) == 0, log.read_text()
     assert log.read_text().count("checkpoint not saved (File too large)") == 4
@@ -202,7 +202,7 @@ def test_a_full_disk_now_and_then_only_costs_checkpoints(make_config, children, 
 def test_a_disk_that_stays_full_ends_the_run(make_config, children, tmp_path, full_steps) -> None:  # type: ignore[no-untyped-def]
     config = make_config({**SETTINGS, "run.name": "full"})
     run, log = tmp_path / "outputs" / "full", tmp_path / "full.log"
-    process = children.Process(target=child.train_on_a_full_disk, args=(config, full_steps, log))
+    process = children.Process(target=training_child.train_on_a_full_disk, args=(config, full_steps, log))
     process.start()
     assert finish(process) == 5, log.read_text()
     assert "Make room on the disk" in log.read_text()

@@ -35,6 +35,7 @@ def train(network: torch.nn.Module, named: NamedOptimizer, steps: range) -> None
         named.optimizer.step()
 
 
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU:UserWarning")
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
 def test_an_optimizer_goes_on_bit_identically(tmp_path: Path, optimizer: str) -> None:
     if optimizer not in ("adamw", "sgd"):

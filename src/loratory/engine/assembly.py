@@ -11,7 +11,6 @@ from loratory.config import RunConfig, TrainConfig
 from loratory.engine.artefacts import ModelArtefacts
 from loratory.engine.display import make_display
 from loratory.engine.evaluate import Evaluator
-from loratory.engine.identity import RunIdentity
 from loratory.engine.loop import LoopParts, TrainingLoop
 from loratory.engine.optimizer import NamedOptimizer, trainable_parameters
 from loratory.engine.order import BatchPlan
@@ -21,6 +20,7 @@ from loratory.engine.progress import Progress
 from loratory.engine.random_state import RandomState
 from loratory.engine.ranks import Ranks
 from loratory.engine.rows import MicroBatching
+from loratory.engine.run_identity import RunIdentity
 from loratory.engine.saver import Saver
 from loratory.engine.schedule import make_schedule
 from loratory.engine.state import TrainingState, save_optimizer, save_training_state

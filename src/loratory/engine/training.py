@@ -19,11 +19,11 @@ from loratory.data.templates import BoundTemplate, bind_template
 from loratory.engine import random_state
 from loratory.engine.artefacts import ModelArtefacts
 from loratory.engine.assembly import Materials, assemble_loop
-from loratory.engine.identity import RunIdentity, relevant_config
 from loratory.engine.optimizer import NamedOptimizer, make_optimizer, trainable_parameters
 from loratory.engine.prepare import PreparedRows, prepare_rows
 from loratory.engine.progress import Progress
 from loratory.engine.ranks import Ranks
+from loratory.engine.run_identity import RunIdentity, relevant_config
 from loratory.engine.start import StartPoint, open_run, record_run, start_point
 from loratory.engine.state import load_optimizer, load_training_state
 from loratory.errors import ResourceError
@@ -239,11 +239,14 @@ class _Session:
 def _training_mode(model: PeftModel | PreTrainedModel, section: TrainConfig) -> Iterator[None]:
     """Train mode and, if asked for, gradient checkpointing; both are taken back at the end."""
     model.train()
+    # Newer transformers rename this from gradient_ to activation_checkpointing.
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     if section.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        options = {f"{kind}_checkpointing_kwargs": {"use_reentrant": False}}
+        getattr(model, f"{kind}_checkpointing_enable")(**options)
     try:
         yield
     finally:
         if section.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+            getattr(model, f"{kind}_checkpointing_disable")()
         model.eval()

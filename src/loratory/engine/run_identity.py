@@ -25,6 +25,7 @@ _FREE_KEYS = {
 }
 _FREE_SECTIONS = {"evaluation", "run"}
 _SHOWN = 120
+_ABSENT = "(absent)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,9 @@ class RunIdentity:
         now = _flat(json.loads(json.dumps(self.to_json())))
         then = _flat(saved)
         differences = [
-            f"  {key}: {_short(then.get(key, '(absent)'))} then, {_short(now.get(key, '(absent)'))} now"
+            f"  {key.removeprefix('config.')}: {_short(then.get(key, _ABSENT))} then, {_short(now.get(key, _ABSENT))} now"
             for key in sorted(now.keys() | then.keys())
-            if now.get(key, "(absent)") != then.get(key, "(absent)")
+            if now.get(key, _ABSENT) != then.get(key, _ABSENT)
         ]
         if differences:
             raise IntegrityError(
