@@ -30,6 +30,8 @@ def make_app() -> typer.Typer:
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        # Plain help: rich markup would load its Markdown and highlighting parts and double the time of an answer.
+        rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
@@ -41,7 +43,7 @@ def make_app() -> typer.Typer:
 
 
 def _group(help_text: str, **verbs: Callable[..., None]) -> typer.Typer:
-    group = typer.Typer(help=help_text, no_args_is_help=True)
+    group = typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None)
     for name, verb in verbs.items():
         group.command(name)(verb)
     return group
