@@ -136,6 +136,12 @@ def test_bfloat16_autocast_trains(make_config: MakeConfig) -> None:
     assert mixed.loss != plain.loss
 
 
+def test_a_bfloat16_base_trains(make_config: MakeConfig) -> None:
+    plain, _ = run(make_config({"train.max_steps": 2, "run.name": "plain"}))
+    narrow, _ = run(make_config({"train.max_steps": 2, "model.dtype": "bfloat16", "run.name": "narrow"}))
+    assert narrow.loss == pytest.approx(plain.loss, rel=0.02)
+
+
 def test_a_finished_run_is_refused_without_resume_and_left_alone_with_it(make_config: MakeConfig) -> None:
     config = make_config({"train.max_steps": 1})
     first, _ = run(config)

@@ -78,7 +78,7 @@ def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) ->
         IntegrityError: metrics.jsonl does not hold what the checkpoint counts.
     """
     section, ranks = materials.config.train, materials.ranks
-    scorer = make_scorer(materials.artefacts.model)
+    scorer = _scorer(materials)
     materials.note(f"scoring path: {scorer.path} ({scorer.reason})")
     plan = _plan(section, materials.rows)
     schedule = make_schedule(section, plan.total_steps(num_epochs=section.num_epochs, max_steps=section.max_steps))
@@ -118,6 +118,13 @@ def micro_batching(section: TrainConfig, *, is_gpu: bool) -> MicroBatching:
     if budget is None and section.micro_batch_size is None:
         budget = _GPU_TOKENS_PER_PASS if is_gpu else _CPU_TOKENS_PER_PASS
     return MicroBatching(section.micro_batch_size, budget)
+
+
+def _scorer(materials: Materials) -> Scorer:
+    model = materials.artefacts.model
+    # The tree's own kernels take tensors as they are; autocast reaches only the model's ordinary forward.
+    is_mixed = autocast_dtype(materials.config.train, model.dtype) is not None
+    return make_scorer(model, path="padded" if is_mixed else "auto")
 
 
 def _plan(section: TrainConfig, rows: PreparedRows) -> BatchPlan:

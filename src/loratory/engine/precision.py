@@ -8,7 +8,10 @@ _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16
 
 
 def autocast_dtype(section: TrainConfig, model_dtype: torch.dtype) -> torch.dtype | None:
-    """The autocast dtype, or None for plain arithmetic; 'auto' follows the model's weights."""
+    """The autocast dtype, or None for arithmetic in the dtype of the weights.
+
+    'auto' needs no autocast for float32 and bfloat16 weights; float16 ones get it, with a loss scale.
+    """
     if section.precision == "auto":
-        return model_dtype if model_dtype in (torch.bfloat16, torch.float16) else None
+        return torch.float16 if model_dtype == torch.float16 else None
     return _DTYPES[section.precision]

@@ -65,10 +65,11 @@ class RunIdentity:
         """
         now = _flat(json.loads(json.dumps(self.to_json())))
         then = _flat(saved)
+        pairs = {key: (then.get(key, _ABSENT), now.get(key, _ABSENT)) for key in sorted(now.keys() | then.keys())}
         differences = [
-            f"  {key.removeprefix('config.')}: {_short(then.get(key, _ABSENT))} then, {_short(now.get(key, _ABSENT))} now"
-            for key in sorted(now.keys() | then.keys())
-            if now.get(key, _ABSENT) != then.get(key, _ABSENT)
+            f"  {key.removeprefix('config.')}: {_short(old)} then, {_short(new)} now"
+            for key, (old, new) in pairs.items()
+            if old != new
         ]
         if differences:
             raise IntegrityError(
