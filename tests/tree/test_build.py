@@ -3,17 +3,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tree_batches import batches, trained_tail
 
 from loratory.data.sequence import TokenSequence
 from loratory.tree.build import build_tree
 from loratory.tree.tree import TokenTree
-
-
-def sequence(token_ids: list[int], num_context: int) -> TokenSequence:
-    """The first tokens are context, the others are trained."""
-    weights = np.ones(len(token_ids), dtype=np.float32)
-    weights[:num_context] = 0
-    return TokenSequence(np.array(token_ids, dtype=np.int64), weights, num_context)
 
 
 def path_to(tree: TokenTree, flat_index: int) -> list[int]:
@@ -44,7 +38,7 @@ def expected_uses(sequences: list[TokenSequence]) -> list[tuple[int, tuple[int, 
 
 def test_shared_template_stands_once() -> None:
     template = list(range(100, 140))
-    batch = [sequence([*template, 1, 2, 3], 42), sequence([*template, 4, 5, 6, 7], 43)]
+    batch = [trained_tail([*template, 1, 2, 3], 42), trained_tail([*template, 4, 5, 6, 7], 43)]
     tree = build_tree(batch)
     assert [(s.parent, s.stop - s.start) for s in tree.segments] == [(-1, 40), (0, 2), (0, 3)]
     assert tree.positions_T.tolist() == [*range(40), 40, 41, 40, 41, 42]
@@ -54,7 +48,7 @@ def test_shared_template_stands_once() -> None:
 
 def test_three_levels() -> None:
     system, left, right = list(range(50)), list(range(200, 230)), list(range(300, 330))
-    batch = [sequence([*system, *prompt, answer, 9], 80) for prompt in (left, right) for answer in (7, 8)]
+    batch = [trained_tail([*system, *prompt, answer, 9], 80) for prompt in (left, right) for answer in (7, 8)]
     tree = build_tree(batch)
     assert [s.parent for s in tree.segments] == [-1, 0, 1, 1, 0, 4, 4]
     assert uses(tree) == expected_uses(batch)
@@ -62,20 +56,20 @@ def test_three_levels() -> None:
 
 def test_first_tokens_of_children_are_predicted_by_the_parents_last_token() -> None:
     prompt = list(range(30))
-    tree = build_tree([sequence([*prompt, 7, 1], 30), sequence([*prompt, 8, 2], 30)])
+    tree = build_tree([trained_tail([*prompt, 7, 1], 30), trained_tail([*prompt, 8, 2], 30)])
     assert tree.predictors_N.tolist().count(29) == 2
     assert sorted(tree.targets_N[tree.predictors_N == 29].tolist()) == [7, 8]
 
 
 def test_one_token_answers_need_no_segment_of_their_own() -> None:
     prompt = list(range(30))
-    tree = build_tree([sequence([*prompt, 7], 30), sequence([*prompt, 8], 30)])
+    tree = build_tree([trained_tail([*prompt, 7], 30), trained_tail([*prompt, 8], 30)])
     assert len(tree.segments) == 1
     assert tree.num_tokens == 30
 
 
 def test_identical_sequences_add_their_weights() -> None:
-    batch = [sequence([1, 2, 3, 4], 2)] * 3
+    batch = [trained_tail([1, 2, 3, 4], 2)] * 3
     tree = build_tree(batch)
     assert tree.num_tokens == 3
     assert tree.weights_N.tolist() == [3.0, 3.0]
@@ -86,7 +80,11 @@ def test_identical_sequences_add_their_weights() -> None:
 
 def test_label_on_a_shared_token_carries_the_weight_of_every_use() -> None:
     shared = list(range(40))
-    batch = [sequence([*shared, 50, 51], 20), sequence([*shared, 60, 61], 20), sequence([*shared, 70, 71], 30)]
+    batch = [
+        trained_tail([*shared, 50, 51], 20),
+        trained_tail([*shared, 60, 61], 20),
+        trained_tail([*shared, 70, 71], 30),
+    ]
     tree = build_tree(batch)
     weight_at = {int(t): float(w) for t, w in zip(tree.targets_N, tree.weights_N, strict=True)}
     assert weight_at[25] == 2.0
@@ -96,13 +94,13 @@ def test_label_on_a_shared_token_carries_the_weight_of_every_use() -> None:
 
 def test_sequence_that_is_a_prefix_of_another() -> None:
     long = list(range(40))
-    batch = [sequence(long, 10), sequence(long[:21], 10), sequence([*long[:30], 99, 98], 31)]
+    batch = [trained_tail(long, 10), trained_tail(long[:21], 10), trained_tail([*long[:30], 99, 98], 31)]
     assert uses(build_tree(batch)) == expected_uses(batch)
     assert uses(build_tree(batch, min_saved_tokens=1)) == expected_uses(batch)
 
 
 def test_small_gain_is_not_shared() -> None:
-    batch = [sequence([1, 2, 3, 4, 5, 6], 3), sequence([1, 2, 3, 7, 8, 9], 3)]
+    batch = [trained_tail([1, 2, 3, 4, 5, 6], 3), trained_tail([1, 2, 3, 7, 8, 9], 3)]
     assert [s.parent for s in build_tree(batch).segments] == [-1, -1]
     assert [s.parent for s in build_tree(batch, min_saved_tokens=3).segments] == [-1, 0, 0]
     assert [s.parent for s in build_tree(batch, min_saved_tokens=4).segments] == [-1, -1]
@@ -110,14 +108,16 @@ def test_small_gain_is_not_shared() -> None:
 
 def test_small_split_below_a_shared_template_keeps_its_copies() -> None:
     template = list(range(100, 140))
-    batch = [sequence([*template, 1, 2, tail, 3], 43) for tail in (10, 11)] + [sequence([*template, 5, 6, 3], 42)]
+    batch = [trained_tail([*template, 1, 2, tail, 3], 43) for tail in (10, 11)] + [
+        trained_tail([*template, 5, 6, 3], 42)
+    ]
     tree = build_tree(batch)
     assert [s.parent for s in tree.segments] == [-1, 0, 0, 0]
     assert uses(tree) == expected_uses(batch)
 
 
 def test_nothing_shared_on_request() -> None:
-    batch = [sequence([1, 2, 3, 4], 2)] * 2
+    batch = [trained_tail([1, 2, 3, 4], 2)] * 2
     tree = build_tree(batch, share=False)
     assert [s.parent for s in tree.segments] == [-1, -1]
     assert uses(tree) == expected_uses(batch)
@@ -130,27 +130,11 @@ def test_tail_that_predicts_nothing_is_dropped() -> None:
 
 
 def test_sequences_without_labels_leave_no_tokens() -> None:
-    tree = build_tree([sequence([1, 2, 3], 3), sequence([4, 5, 6], 1)])
+    tree = build_tree([trained_tail([1, 2, 3], 3), trained_tail([4, 5, 6], 1)])
     assert tree.tokens_T.tolist() == [4, 5]
     assert tree.sequence_M.tolist() == [1, 1]
     assert tree.num_sequences == 2
-    assert build_tree([sequence([1, 2, 3], 3)]).num_tokens == 0
-
-
-@st.composite
-def batches(draw: st.DrawFn) -> list[TokenSequence]:
-    """Sequences grown from each other's prefixes, so that trees get deep, with any weights."""
-    sequences: list[list[int]] = []
-    for _ in range(draw(st.integers(1, 7))):
-        stem = draw(st.sampled_from(sequences)) if sequences and draw(st.booleans()) else []
-        stem = stem[: draw(st.integers(0, len(stem)))]
-        sequences.append(stem + draw(st.lists(st.integers(0, 3), min_size=0 if stem else 1, max_size=6)))
-    batch = []
-    for ids in sequences:
-        weights = draw(st.lists(st.sampled_from([0.0, 1.0, 0.5, -1.0]), min_size=len(ids), max_size=len(ids)))
-        weights[0] = 0.0
-        batch.append(TokenSequence(np.array(ids, dtype=np.int64), np.array(weights, dtype=np.float32), 1))
-    return batch
+    assert build_tree([trained_tail([1, 2, 3], 3)]).num_tokens == 0
 
 
 @pytest.mark.parametrize("share", [True, False])

@@ -6,8 +6,10 @@ import peft
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel
-from tree_batches import deep_batch, template_batch, trained_tail
+from tree_batches import batches, deep_batch, template_batch, trained_tail
 
 from loratory.data.sequence import TokenSequence
 from loratory.tree.build import build_tree
@@ -168,6 +170,21 @@ def test_every_kind_of_batch(family: str, batch: str) -> None:
     model = with_lora(with_exact_norms(tiny(family, torch.float64)))
     twin = gradients(PaddedScorer(model), model, BATCHES[batch]())
     assert_equal(gradients(TreeScorer(model, reason="test"), model, BATCHES[batch]()), twin, 1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(batch=batches(), min_saved_tokens=st.integers(1, 6))
+def test_any_tree(batch: list[TokenSequence], min_saved_tokens: int) -> None:
+    model = with_exact_norms(tiny("llama", torch.float64)).requires_grad_(False)
+    tree = build_tree(batch, min_saved_tokens=min_saved_tokens)
+    embeddings = model.get_input_embeddings().weight.requires_grad_()  # its gradient has all of the tree in it
+    results = [scorer.nll(tree) for scorer in (TreeScorer(model, reason="test"), PaddedScorer(model))]
+    got, want = (result.sum_nats for result in results)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+    assert results[0].num_correct == results[1].num_correct
+    if len(tree.targets_N):
+        (got_grad,), (want_grad,) = (torch.autograd.grad(x, embeddings) for x in (got, want))
+        torch.testing.assert_close(got_grad, want_grad, rtol=1e-9, atol=1e-9)
 
 
 def test_every_listed_family_is_tested() -> None:

@@ -1,6 +1,7 @@
 """Batches of token sequences for the tests of this folder."""
 
 import numpy as np
+from hypothesis import strategies as st
 
 from loratory.data.sequence import TokenSequence
 
@@ -40,3 +41,19 @@ def deep_batch(vocab: int, *, seed: int = 0) -> list[TokenSequence]:
         completions = [long, long[:4], rng.integers(3, vocab, 5).tolist()]
         rows += [trained_tail([*system, *prompt, *completion], 20) for completion in completions]
     return [*rows, trained_tail(rng.integers(3, vocab, 11).tolist(), 3)]
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> list[TokenSequence]:
+    """Sequences grown from each other's prefixes, so that trees get deep, with any weights."""
+    sequences: list[list[int]] = []
+    for _ in range(draw(st.integers(1, 7))):
+        stem = draw(st.sampled_from(sequences)) if sequences and draw(st.booleans()) else []
+        stem = stem[: draw(st.integers(0, len(stem)))]
+        sequences.append(stem + draw(st.lists(st.integers(0, 3), min_size=0 if stem else 1, max_size=6)))
+    batch = []
+    for ids in sequences:
+        weights = draw(st.lists(st.sampled_from([0.0, 1.0, 0.5, -1.0]), min_size=len(ids), max_size=len(ids)))
+        weights[0] = 0.0
+        batch.append(TokenSequence(np.array(ids, dtype=np.int64), np.array(weights, dtype=np.float32), 1))
+    return batch

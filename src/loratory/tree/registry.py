@@ -12,7 +12,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from loratory.tree.attention_cpu import tree_attention
 from loratory.tree.attention_dense import DenseTreeAttention
+from loratory.tree.attention_plan import AttentionPlan
 from loratory.tree.tree import TokenTree
 
 IMPLEMENTATION = "loratory_tree"
@@ -62,7 +64,23 @@ def choose_attention(tree: TokenTree, device: torch.device, dtype: torch.dtype) 
             return VarlenAttention(tree, device)
         if has_flex():
             return FlexTreeAttention(tree, device)
-    return DenseTreeAttention(tree, device)
+    return PlannedTreeAttention(tree) if device.type == "cpu" else DenseTreeAttention(tree, device)
+
+
+class PlannedTreeAttention:
+    """Attention of one tree by batched products over its paths."""
+
+    def __init__(self, tree: TokenTree) -> None:
+        self._plan = AttentionPlan.from_tree(tree)
+
+    def __call__(
+        self, q_THK: torch.Tensor, k_TGK: torch.Tensor, v_TGK: torch.Tensor, *, scaling: float | None
+    ) -> torch.Tensor:
+        """Attend; G key-value heads serve H query heads. Returns [T, H, K]."""
+        if torch.is_autocast_enabled("cpu"):  # which would change dtypes inside, and leaves them unequal here
+            q_THK, k_TGK, v_TGK = (x.to(torch.get_autocast_dtype("cpu")) for x in (q_THK, k_TGK, v_TGK))
+        with torch.autocast("cpu", enabled=False):
+            return tree_attention(q_THK, k_TGK, v_TGK, self._plan, scaling=scaling or q_THK.shape[-1] ** -0.5)
 
 
 def _attend(

@@ -8,6 +8,8 @@ from transformers import PreTrainedModel
 
 from loratory.errors import ModelError
 from loratory.tree.eligibility import Eligibility, eligibility
+from loratory.tree.fused.scorer import FusedScorer
+from loratory.tree.fused.weights import fused_refusal
 from loratory.tree.padded import PaddedScorer
 from loratory.tree.scorer import Scorer, WeightedNll
 from loratory.tree.tree import TokenTree
@@ -21,7 +23,7 @@ def make_scorer(model: PreTrainedModel | PeftModel, *, path: ScorerPath = "auto"
 
     Args:
         model: A causal language model, with or without an adapter. Make the scorer when the model is complete: adapter
-            attached, dropout set.
+            attached, dropout set, on its device.
         path: "auto" takes the fastest exact one; the others force one.
 
     Returns:
@@ -30,27 +32,30 @@ def make_scorer(model: PreTrainedModel | PeftModel, *, path: ScorerPath = "auto"
     Raises:
         ModelError: The forced path is not exact for this model.
     """
-    if path == "padded":
-        return PaddedScorer(model)
     found = eligibility(model)
-    if path == "auto":
-        if found.refusal is not None:
-            return PaddedScorer(model, reason=found.refusal)
-        if found.training_refusal is not None:
-            return SwitchingScorer(model, _fastest(model), refusal=found.training_refusal)
-        return _fastest(model)
-    _require(path, found.refusal or found.training_refusal)
-    return TreeScorer(model, reason=_describe(found))
+    match path:
+        case "padded":
+            return PaddedScorer(model)
+        case "tree":
+            _require(path, found.refusal or found.training_refusal)
+            return TreeScorer(model, reason="requested")
+        case "fused":
+            _require(path, fused_refusal(model) or found.training_refusal)
+            return FusedScorer(model, reason="requested")
+        case "auto":
+            if found.refusal is not None:
+                return PaddedScorer(model, reason=found.refusal)
+            if found.training_refusal is not None:
+                return SwitchingScorer(model, _fastest(model, found), refusal=found.training_refusal)
+            return _fastest(model, found)
 
 
-def _fastest(model: PreTrainedModel | PeftModel) -> Scorer:
-    return TreeScorer(model, reason=_describe(eligibility(model)))
-
-
-def _describe(found: Eligibility) -> str:
-    if found.window is None:
-        return "every token once"
-    return f"every token once; batches with paths beyond the attention window of {found.window} tokens are padded"
+def _fastest(model: PreTrainedModel | PeftModel, found: Eligibility) -> Scorer:
+    beyond = f"; paths beyond the attention window of {found.window} tokens are padded" if found.window else ""
+    refusal = fused_refusal(model)
+    if refusal is None:
+        return FusedScorer(model, reason=f"every token once, fused layers{beyond}")
+    return TreeScorer(model, reason=f"every token once, the model's own layers ({refusal}){beyond}")
 
 
 def _require(path: str, refusal: str | None) -> None:

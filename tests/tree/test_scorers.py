@@ -1,0 +1,112 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
+from tree_batches import deep_batch, template_batch
+
+from loratory.errors import ModelError
+from loratory.tree.build import build_tree
+from loratory.tree.padded import PaddedScorer
+from loratory.tree.scorers import ScorerPath, make_scorer
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's
+
+
+def lora(model: PreTrainedModel, *, dropout: float = 0.0) -> peft.PeftModel:
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "up_proj"], lora_dropout=dropout, init_lora_weights=False)
+    return peft.get_peft_model(model, config)
+
+
+def nll(model: torch.nn.Module, path: ScorerPath) -> float:
+    with torch.no_grad():
+        return float(make_scorer(model, path=path).nll(build_tree(deep_batch(300), min_saved_tokens=4)).sum_nats)
+
+
+def test_llama_with_lora_is_fused(tiny_llama: LlamaForCausalLM) -> None:
+    scorer = make_scorer(lora(tiny_llama))
+    assert scorer.path == "fused"
+    assert "every token once" in scorer.reason
+
+
+def test_all_paths_agree(tiny_llama: LlamaForCausalLM) -> None:
+    model = lora(tiny_llama)
+    values = [nll(model, path) for path in ("padded", "tree", "fused", "auto")]
+    assert values == pytest.approx([values[0]] * 4, rel=1e-5)
+
+
+def test_family_without_fused_layers_takes_the_tree(tiny_model_dir: Callable[[str], Path]) -> None:
+    scorer = make_scorer(AutoModelForCausalLM.from_pretrained(tiny_model_dir("gpt2")))
+    assert scorer.path == "tree"
+    assert "gpt2" in scorer.reason
+
+
+def test_full_fine_tuning_takes_the_tree(tiny_llama: LlamaForCausalLM) -> None:
+    scorer = make_scorer(tiny_llama)
+    assert scorer.path == "tree"
+    assert "is trained" in scorer.reason
+
+
+def test_bloom_is_padded(tiny_model_dir: Callable[[str], Path]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir("bloom"))
+    scorer = make_scorer(model)
+    assert scorer.path == "padded"
+    assert "bloom" in scorer.reason
+    batch = template_batch(300)
+    tree = build_tree(batch)
+    expected = torch.stack([(alone(model, s.token_ids, s.weights)) for s in batch])
+    torch.testing.assert_close(tree.sum_by_sequence(scorer.logprobs(tree)), expected)
+    with pytest.raises(ModelError, match="not exact"):
+        make_scorer(model, path="tree")
+
+
+def alone(model: PreTrainedModel, token_ids: np.ndarray, weights: np.ndarray) -> torch.Tensor:
+    ids = torch.from_numpy(token_ids)
+    logprobs = model(ids[None], use_cache=False).logits[0].log_softmax(-1)
+    own = logprobs[:-1].gather(1, ids[1:, None])[:, 0]
+    return (own * torch.from_numpy(weights[1:])).sum()
+
+
+def test_dropout_is_padded_while_training_only(tiny_llama: LlamaForCausalLM) -> None:
+    model = lora(tiny_llama, dropout=0.1)
+    scorer = make_scorer(model)
+    model.train()
+    assert scorer.path == "padded"
+    assert "adapter dropout is 0.1" in scorer.reason
+    tree = build_tree(deep_batch(300))
+    first, second = (float(scorer.nll(tree).sum_nats.detach()) for _ in range(2))
+    assert first != second
+    model.eval()
+    assert scorer.path == "fused"
+    torch.testing.assert_close(scorer.nll(tree).sum_nats, PaddedScorer(model).nll(tree).sum_nats)
+    for forced in ("tree", "fused"):
+        with pytest.raises(ModelError, match=r"adapter dropout is 0\.1"):
+            make_scorer(model, path=forced)
+
+
+def test_attention_dropout_is_named(tiny_llama: LlamaForCausalLM) -> None:
+    tiny_llama.config.attention_dropout = 0.2
+    assert "attention_dropout is 0.2" in make_scorer(tiny_llama.train()).reason
+
+
+@pytest.mark.parametrize("kind", ["prompt tuning", "prefix tuning"])
+def test_prompt_learning_is_padded(tiny_llama: LlamaForCausalLM, kind: str) -> None:
+    config = {
+        "prompt tuning": peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        "prefix tuning": peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    }[kind]
+    model = peft.get_peft_model(tiny_llama, config).eval()
+    scorer = make_scorer(model)
+    assert scorer.path == "padded"
+    assert "prompt learning" in scorer.reason
+    batch = template_batch(300)
+    together = build_tree(batch)
+    expected = torch.cat(
+        [scorer.logprobs(build_tree([s])) * torch.from_numpy(s.weights[s.weights != 0]) for s in batch]
+    )
+    torch.testing.assert_close(scorer.nll(together).sum_nats, -expected.sum())
+    scorer.nll(together).sum_nats.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters() if p.requires_grad)
