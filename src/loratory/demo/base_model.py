@@ -63,8 +63,8 @@ def ensure_base_model(cache_dir: Path | None = None) -> Path:
     folder = (cache_dir or default_cache_dir()) / "base" / FOLDER_NAME
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as scratch:
             gguf = _fetch_gguf(Path(scratch))
             made = Path(scratch) / FOLDER_NAME

@@ -26,7 +26,7 @@ from loratory.errors import ModelError, UnsafeError, suggest
 from loratory.model.gguf import mark_dequantised, require_gguf
 from loratory.model.identity import hash_files, hash_state, weight_files
 from loratory.model.precision import choose_device, choose_dtype
-from loratory.model.quantise import quantisation_config
+from loratory.model.quantise import keep_packing, quantisation_config
 from loratory.model.source import (
     ModelSource,
     first_line,
@@ -169,6 +169,8 @@ def _load_weights(
         mark_dequantised(model)
     if quantised is None:
         model = model.to(device)
+    else:
+        keep_packing(model)
     assert isinstance(model, PreTrainedModel)
     return model.eval()
 

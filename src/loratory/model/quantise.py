@@ -17,6 +17,8 @@ from loratory.config import QuantizationConfig
 from loratory.errors import MissingExtraError
 from loratory.model.precision import DTYPES
 
+CPU_REPACKING = "support_avx512bf16_for_cpu"
+
 
 def quantisation_config(section: QuantizationConfig | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     """What transformers needs to load the base quantised, or None for a base that stays as it is.
@@ -43,6 +45,18 @@ def quantisation_config(section: QuantizationConfig | None, dtype: torch.dtype) 
         bnb_4bit_quant_type=section.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=section.bnb_4bit_use_double_quant,
     )
+
+
+def keep_packing(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights when they are used without gradients on a CPU.
+
+    On CPUs with AVX512-BF16 its 4-bit layer converts itself in place at the first evaluation, with scales rounded to
+    bfloat16: evaluating in the middle of a run would change the base that is trained on, and a resumed run would
+    differ. Layers whose width is not a multiple of 64 cannot be converted and fail. The switch is the layer's own.
+    """
+    for module in model.modules():
+        if hasattr(module, CPU_REPACKING):
+            setattr(module, CPU_REPACKING, False)
 
 
 def is_quantised(model: torch.nn.Module) -> bool:

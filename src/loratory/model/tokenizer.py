@@ -4,8 +4,6 @@ A missing pad token never becomes a new vocabulary entry (the embedding keeps it
 by token id: every mask in loratory is by position, so that a pad id equal to the stop token stays harmless.
 """
 
-from pathlib import Path
-
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from loratory.config import ModelConfig
@@ -15,6 +13,8 @@ from loratory.model.source import ModelSource, first_line, locate_tokenizer, sna
 
 # Existing vocabulary entries that stand for padding in tokenizers that do not declare one.
 PAD_NAMES = ("<pad>", "<|pad|>", "[PAD]", "<PAD>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<|reserved_0|>")
+# transformers keeps these among the tokenizer's settings and would write them into every saved copy.
+LOADING_OPTIONS = ("is_local", "local_files_only", "trust_remote_code")
 
 
 def load_tokenizer(section: ModelConfig, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -37,7 +37,9 @@ def load_tokenizer(section: ModelConfig, *, trust_remote_code: bool = False) -> 
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ModelError(_no_tokenizer(source, fault)) from fault
     if source.gguf_file is not None:
-        mend_tokenizer(tokenizer, Path(snapshot_folder(source)) / source.gguf_file)
+        mend_tokenizer(tokenizer, snapshot_folder(source) / source.gguf_file)
+    for key in LOADING_OPTIONS:
+        tokenizer.init_kwargs.pop(key, None)
     _set_pad_token(tokenizer)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
