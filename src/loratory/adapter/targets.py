@@ -174,6 +174,7 @@ def _no_match(key: str, name: str, model: PreTrainedModel, adaptable: dict[str, 
 
 
 def shortest_names(model: nn.Module, modules: Sequence[str]) -> tuple[str, ...]:
+    """Names that match exactly `modules`: the last part where all modules of that name are meant, else the full one."""
     chosen = set(modules)
     every = [name for name, _ in model.named_modules() if name]
     names: dict[str, None] = {}
