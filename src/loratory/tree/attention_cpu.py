@@ -73,7 +73,7 @@ def attention_forward(
         torch.bmm(shape.own_part(probabilities), shape.block(values[place]), out=shape.block(out))
         if path_v is not None:
             shape.family(out).baddbmm_(shape.path_part(probabilities), path_v)
-    return outputs[rows.unpadded].view(plan.num_tokens, num_heads, width)
+    return outputs.index_select(0, rows.unpadded).view(plan.num_tokens, num_heads, width)
 
 
 def attention_backward(
@@ -110,8 +110,10 @@ def attention_backward(
         if path_k is not None and path_v is not None:
             shape.family(grad_queries[place]).baddbmm_(shape.path_part(scores_grad), path_k)
             path_grads[-1] = torch.bmm(shape.path_part(scores_grad).transpose(1, 2), shape.family(q)), path_v
-    grad_q = grad_queries[rows.unpadded].mul_(scaling).view(plan.num_tokens, num_heads, width)
-    grad_k, grad_v = (t[rows.unpadded].view(plan.num_tokens, num_key_heads, width) for t in (grad_keys, grad_values))
+    grad_q = grad_queries.index_select(0, rows.unpadded).mul_(scaling).view(plan.num_tokens, num_heads, width)
+    grad_k, grad_v = (
+        t.index_select(0, rows.unpadded).view(plan.num_tokens, num_key_heads, width) for t in (grad_keys, grad_values)
+    )
     _add_path_grads((grad_k, grad_v), path_grads, plan, rows)
     return grad_q, grad_k, grad_v
 
@@ -146,7 +148,7 @@ class _TileShape:
 
 def _tile_rows(x_T1HK: torch.Tensor, rows: TileRows, num_key_heads: int) -> torch.Tensor:
     """Rows in tile order: [*, S * K] of query-like, [*, K] of key-like tensors."""
-    return x_T1HK.view(x_T1HK.shape[0] * num_key_heads, -1)[rows.padded]
+    return x_T1HK.view(x_T1HK.shape[0] * num_key_heads, -1).index_select(0, rows.padded)
 
 
 def _path(x_T1GK: torch.Tensor, tile: Tile, path_rows: torch.Tensor | None) -> torch.Tensor | None:
@@ -157,7 +159,7 @@ def _path(x_T1GK: torch.Tensor, tile: Tile, path_rows: torch.Tensor | None) -> t
     if path_rows is None:
         return None
     width = x_T1GK.shape[-1]
-    return x_T1GK.view(-1, width)[path_rows].view(-1, tile.path_length, width)
+    return x_T1GK.view(-1, width).index_select(0, path_rows).view(-1, tile.path_length, width)
 
 
 def _probabilities(
@@ -169,7 +171,7 @@ def _probabilities(
     own = shape.own_part(scores)
     torch.bmm(queries, keys.transpose(1, 2), out=own)
     if tile.length > 1:
-        own.add_(_causal_bias(tile.length, queries.shape[1] // tile.length, queries))
+        own.add_(tile.causal_bias(queries.shape[1] // tile.length, queries.dtype))
     if path_k is not None:
         path = shape.path_part(scores)
         torch.bmm(shape.family(q), path_k.transpose(1, 2), out=path)
@@ -177,12 +179,6 @@ def _probabilities(
             by_family = path.view(-1, tile.num_families, *path.shape[1:])
             by_family.masked_fill_(tile.path_is_padding, float("-inf"))
     return torch.softmax(scores, dim=-1, out=scores)
-
-
-def _causal_bias(length: int, num_shared: int, like: torch.Tensor) -> torch.Tensor:
-    """[L * S, L]: -inf above the diagonal."""
-    bias = torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu_(1)
-    return bias.repeat_interleave(num_shared, dim=0)
 
 
 def _add_path_grads(

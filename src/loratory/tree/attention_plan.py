@@ -69,6 +69,15 @@ class Tile:
     path_range: tuple[int, int] | None
     path_tokens: torch.Tensor | None
     path_is_padding: torch.Tensor | None
+    _biases: dict[tuple[int, torch.dtype], torch.Tensor] = field(default_factory=dict)
+
+    def causal_bias(self, num_shared: int, dtype: torch.dtype) -> torch.Tensor:
+        """[L * S, L]: -inf where the key is behind the query, for S query heads per key head; computed once."""
+        key = (num_shared, dtype)
+        if key not in self._biases:
+            bias = torch.full((self.length, self.length), float("-inf"), dtype=dtype, device=self.tokens.device)
+            self._biases[key] = bias.triu_(1).repeat_interleave(num_shared, dim=0)
+        return self._biases[key]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -65,14 +65,16 @@ class PaddedScorer:
         """Log-probability of each use of a label and whether it was the likeliest token, [M] each."""
         device = next(self.model.parameters()).device
         if len(tree.label_M) == 0:
-            return torch.zeros(0, device=device), torch.zeros(0, dtype=torch.bool, device=device)
+            dtype = torch.promote_types(self.model.dtype, torch.float32)
+            return torch.zeros(0, dtype=dtype, device=device), torch.zeros(0, dtype=torch.bool, device=device)
         rows = _unfold(tree)
         row_M, column_M = rows.row_M.to(device), rows.column_M.to(device)
         logits_MV = self._logits(rows, row_M, column_M)
         target_M = tree.targets_N[tree.label_M].to(device)
+        own_M = logits_MV.gather(1, target_M[:, None])[:, 0]
         precision = torch.promote_types(logits_MV.dtype, torch.float32)
-        logprob_M = torch.log_softmax(logits_MV.to(precision), dim=-1).gather(1, target_M[:, None])[:, 0]
-        return logprob_M, logits_MV.argmax(dim=-1) == target_M
+        logprob_M = own_M.to(precision) - logits_MV.to(precision).logsumexp(dim=-1)
+        return logprob_M, own_M == logits_MV.amax(dim=-1)
 
     def _logits(self, rows: _Rows, row_M: torch.Tensor, column_M: torch.Tensor) -> torch.Tensor:
         """Logits that predict each use, [M, V]."""
