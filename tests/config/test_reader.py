@@ -158,7 +158,7 @@ def test_all_faults_come_at_once_with_key_value_and_what_is_allowed() -> None:
         "train.seed: should be a whole number; got true",
         "evaluation: expected a mapping of fields; got 3; fields: max_new_tokens, batch_size, do_sample, temperature, "
         "top_p, top_k, long_answer_chars",
-        "run.name: String should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$'; got '../evil'",
+        "run.name: should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$'; got '../evil'",
     ]
 
 

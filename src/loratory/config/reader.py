@@ -166,7 +166,7 @@ def _sentence(key: str, detail: ErrorDetails, values: dict[str, Any]) -> str:
             names = ", ".join(each.name for each in config_fields().values() if each.section == key)
             return f"{key}: expected a mapping of fields; got {got}; fields: {names}"
         return _unknown(key, got)
-    reason = detail["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    reason = detail["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value error, ")
     is_bound = kind.startswith(("greater", "less", "string_pattern", "finite", "value_error"))
     hint = _yaml_hint(detail["input"], kind)
     is_inner = key.count(".") > 1
