@@ -96,20 +96,21 @@ def _attach_new(
         raise AdapterError(
             f"adapter.init: {section.init} needs plain Linear layers; this model has others; use default"
         )
-    config = lora_config(
-        model,
-        names=targets.names,
-        rank=section.rank,
-        alpha=2 * section.rank if section.alpha is None else section.alpha,
-        dropout=section.dropout,
-        bias=section.bias,
-        use_rslora=section.use_rslora,
-        use_dora=section.use_dora,
-        modules_to_save=section.modules_to_save,
-        rank_pattern=expand_pattern(section.rank_pattern, targets.modules, key="adapter.rank_pattern"),
-        alpha_pattern=expand_pattern(section.alpha_pattern, targets.modules, key="adapter.alpha_pattern"),
-        init=True if section.init == "default" else section.init,
-    )
+    with quiet_peft():
+        config = lora_config(
+            model,
+            names=targets.names,
+            rank=section.rank,
+            alpha=2 * section.rank if section.alpha is None else section.alpha,
+            dropout=section.dropout,
+            bias=section.bias,
+            use_rslora=section.use_rslora,
+            use_dora=section.use_dora,
+            modules_to_save=section.modules_to_save,
+            rank_pattern=expand_pattern(section.rank_pattern, targets.modules, key="adapter.rank_pattern"),
+            alpha_pattern=expand_pattern(section.alpha_pattern, targets.modules, key="adapter.alpha_pattern"),
+            init=True if section.init == "default" else section.init,
+        )
     with _seeded(seed), quiet_peft():
         adapted = get_peft_model(model, config)
     if changes_base:

@@ -11,6 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from loratory.errors import AdapterError
 
+SHARED_HEAD = "lm_head"
+
 
 def lora_config(
     model: PreTrainedModel,
@@ -48,15 +50,16 @@ def lora_config(
         inference_mode: Whether the adapter's weights are frozen.
 
     Raises:
-        AdapterError: A module to save that the model does not have.
+        AdapterError: A module to save that the model does not have, or a target that shares its weight.
     """
-    targeted = [module for name, module in model.named_modules() if _ends_with_any(name, names)]
-    for name in modules_to_save:
-        if not any(_ends_with_any(full, [name]) for full, _ in model.named_modules()):
-            leaves = dict.fromkeys(full.rsplit(".", 1)[-1] for full, _ in model.named_modules() if full)
-            raise AdapterError(
-                f"adapter.modules_to_save: {name!r} is no module of {type(model).__name__}; have {', '.join(leaves)}"
-            )
+    targeted = [module for name, module in model.named_modules() if ends_with_any(name, names)]
+    shared = shared_embedding(model)
+    if any(module in shared.values() for module in targeted):
+        raise AdapterError(
+            f"adapter.targets: {' and '.join(shared)} share one weight in {type(model).__name__}, and two updates of "
+            "it would contradict each other; to train it, put its name into adapter.modules_to_save"
+        )
+    to_save = _modules_to_save(model, modules_to_save, shared)
     return LoraConfig(
         r=rank,
         lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
@@ -67,11 +70,11 @@ def lora_config(
         use_dora=use_dora,
         init_lora_weights=init,
         lora_bias=lora_bias,
-        modules_to_save=list(modules_to_save) or None,
+        modules_to_save=to_save or None,
         rank_pattern=dict(rank_pattern),
         alpha_pattern=dict(alpha_pattern),
         fan_in_fan_out=bool(targeted) and all(isinstance(module, Conv1D) for module in targeted),
-        ensure_weight_tying=_touches_shared_embedding(model, [*names, *modules_to_save]),
+        ensure_weight_tying=bool(shared) and SHARED_HEAD in to_save,
         inference_mode=inference_mode,
         task_type=TaskType.CAUSAL_LM,
     )
@@ -82,19 +85,38 @@ def quiet_peft() -> Iterator[None]:
     """Silence PEFT's notes on what `lora_config` and the strict loader settle themselves."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+        warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing. is deprecated", category=FutureWarning)
         yield
 
 
-def _touches_shared_embedding(model: PreTrainedModel, names: Sequence[str]) -> bool:
-    """Whether the names select an input embedding or head that share one weight, which must then stay shared."""
+def shared_embedding(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Full name -> module of the input embedding and the output head when they share one weight; else nothing."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or getattr(head, "weight", None) is not getattr(embedding, "weight", None):
-        return False
-    shared: tuple[nn.Module, ...] = (head, embedding)
-    return any(module in shared and _ends_with_any(full, names) for full, module in model.named_modules())
+        return {}
+    return {name: module for name, module in model.named_modules() if module is head or module is embedding}
 
 
-def _ends_with_any(full: str, names: Sequence[str]) -> bool:
+def _modules_to_save(model: PreTrainedModel, names: Sequence[str], shared: Mapping[str, nn.Module]) -> list[str]:
+    """Check the names, and name a shared embedding as PEFT knows it: by its head, `lm_head`."""
+    kept = []
+    for name in names:
+        found = [full for full, _ in model.named_modules() if ends_with_any(full, [name])]
+        if not found:
+            leaves = dict.fromkeys(full.rsplit(".", 1)[-1] for full, _ in model.named_modules() if full)
+            raise AdapterError(
+                f"adapter.modules_to_save: {name!r} is no module of {type(model).__name__}; have {', '.join(leaves)}"
+            )
+        kept.append(SHARED_HEAD if any(full in shared for full in found) else name)
+    if SHARED_HEAD in kept and shared and SHARED_HEAD not in shared:
+        raise AdapterError(
+            f"adapter.modules_to_save: {' and '.join(shared)} share one weight and cannot be saved apart from the base"
+        )
+    return list(dict.fromkeys(kept))
+
+
+def ends_with_any(full: str, names: Sequence[str]) -> bool:
+    """Whether the full name is one of the names or ends with "." and one of them, as PEFT matches names."""
     return any(full == name or full.endswith(f".{name}") for name in names)

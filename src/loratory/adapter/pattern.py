@@ -3,6 +3,7 @@
 A pattern in a file from elsewhere may be built to backtrack for hours; here its length and its time are bounded.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from loratory.errors import AdapterError
 
 MAX_PATTERN_CHARS = 500
 TIMEOUT_S = 1.0
+SHORTEST_S = 1e-3
 Number = TypeVar("Number", int, float)
 PLAIN_NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
@@ -38,7 +40,10 @@ def match_names(pattern: str, names: Sequence[str], *, key: str) -> list[str]:
         )
     try:
         compiled = regex.compile(pattern)
-        return [name for name in names if compiled.fullmatch(name, timeout=TIMEOUT_S)]
+        deadline = time.monotonic() + TIMEOUT_S
+        return [
+            name for name in names if compiled.fullmatch(name, timeout=max(deadline - time.monotonic(), SHORTEST_S))
+        ]
     except regex.error as fault:
         raise AdapterError(f"{key}: {pattern!r} is not a regular expression: {fault}") from fault
     except TimeoutError as fault:

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
+from loratory.adapter.lora import SHARED_HEAD, shared_embedding
 from loratory.adapter.manifest import TENSORS_FILE, write_manifest
 from loratory.adapter.stack import ADAPTER, fixed_update, stacked
 from loratory.errors import NumericsError
@@ -47,7 +48,8 @@ def save_adapter(
     for name, value in fields.items():
         setattr(config, name, value)
     if config.modules_to_save is not None:
-        config.modules_to_save = sorted(config.modules_to_save)
+        shared = set(shared_embedding(model.get_base_model()))
+        config.modules_to_save = sorted({SHARED_HEAD if name in shared else name for name in config.modules_to_save})
     config.inference_mode = True
     path.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path / TENSORS_FILE, metadata={"format": "pt"})
