@@ -11,9 +11,11 @@ from benchmarks.measure import Measurement, run
 from benchmarks.table import loss_gap, tables
 from benchmarks.work import DATA, prepare
 
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 TRL = "trl==1.16.0"
 CONTESTANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ours": ("ours", ()),
+    "engine": ("engine", ()),
     "peft": ("peft_trainer", ()),
     "peft-tuned": ("peft_trainer", ("--group-by-length", "--pad-to", "1")),
     "peft-sorted": ("peft_trainer", ("--sort-within-step", "--pad-to", "1")),
@@ -90,6 +92,8 @@ def main() -> None:
         )
         arguments.output.write_text(json.dumps(results, indent=1) + "\n")
     print(tables(results))
+    if arguments.readme:
+        _write_readme(tables(results))
 
 
 def _arguments() -> argparse.Namespace:
@@ -106,6 +110,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks"), help="work files and peers")
+    parser.add_argument("--readme", action="store_true", help="put the tables into benchmarks/README.md")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/results.json"))
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -125,6 +130,14 @@ def _install_trl(folder: Path) -> str:
             [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), TRL], check=True
         )
     return str(folder)
+
+
+def _write_readme(content: str) -> None:
+    """Replace what stands between the markers."""
+    path = Path(__file__).with_name("README.md")
+    before, _, rest = path.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n\n{content}\n\n{END}{after}")
 
 
 def _short(losses: list[float]) -> str:

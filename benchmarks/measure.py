@@ -5,9 +5,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,9 @@ class Meter:
         self._startup_seconds = 0.0
         self._last_s = 0.0
 
-    def begin(self, parameters: object) -> None:
+    def begin(self, parameters: Iterable["torch.Tensor"]) -> None:
         """Call before the first step, with the model's parameters."""
-        for parameter in parameters:  # type: ignore[attr-defined]
+        for parameter in parameters:
             parameter.detach().sum()  # memory-mapped weights count only once they are read
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
         self._base_bytes = _status_bytes("VmRSS")
@@ -64,15 +68,22 @@ class Meter:
         if loss is not None:
             self._losses.append(loss)
 
-    def finish(self, path: Path, *, losses: Sequence[float] | None = None, **notes: float) -> None:
-        """Write the measurement for the parent process."""
+    def finish(
+        self,
+        path: Path,
+        *,
+        losses: Sequence[float] | None = None,
+        step_seconds: Sequence[float] | None = None,
+        notes: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write the measurement for the parent process; losses or seconds known from elsewhere replace its own."""
         measurement = Measurement(
-            step_seconds=self._step_seconds,
+            step_seconds=list(step_seconds if step_seconds is not None else self._step_seconds),
             losses=list(losses if losses is not None else self._losses),
             peak_bytes=_status_bytes("VmHWM"),
             base_bytes=self._base_bytes,
             startup_seconds=self._startup_seconds,
-            notes=notes,
+            notes=dict(notes or {}),
         )
         path.write_text(json.dumps(asdict(measurement)))
 

@@ -28,6 +28,7 @@ class Work:
         model: Folder of the base model.
         adapter: Folder of the fresh adapter that all start from (PEFT format).
         rows: JSON file: list of {"input_ids", "labels"}, `num_steps * batch_size` rows in order.
+        records: JSON file: the same rows before tokenisation, {"instruction", "input", "output"}.
         batch_size: Rows per optimizer step.
         micro_batch_size: Rows per forward pass of the padded contestants.
         num_steps: Optimizer steps.
@@ -40,6 +41,7 @@ class Work:
     model: str
     adapter: str
     rows: str
+    records: str
     batch_size: int
     micro_batch_size: int
     num_steps: int
@@ -85,24 +87,28 @@ def prepare(folder: Path, data: str, model: Path, **settings: Any) -> Work:
         model=str(model),
         adapter=str(folder / "adapter"),
         rows=str(folder / "rows.json"),
+        records=str(folder / "records.json"),
         **settings,
     )
     read = read_records(str(DATA[data]), format="auto", columns={}, system=None, max_bad_rows=0)
     template = bind_template("alpaca", AutoTokenizer.from_pretrained(model))
     order = permutation(len(read.records), seed=work.seed, epoch=0)
     records = [read.records[i] for i in order]
-    sequences = fit_length(template.sequences(records), cutoff_len=CUTOFF_LEN, truncation="drop").sequences
+    fit = fit_length(template.sequences(records), cutoff_len=CUTOFF_LEN, truncation="drop")
     needed = work.num_steps * work.batch_size
-    if needed > len(sequences):
-        raise SystemExit(f"{data} has {len(sequences)} rows of at most {CUTOFF_LEN} tokens; {needed} are needed")
+    if needed > len(fit.sequences):
+        raise SystemExit(f"{data} has {len(fit.sequences)} rows of at most {CUTOFF_LEN} tokens; {needed} are needed")
     rows = [
         {
             "input_ids": sequence.token_ids.tolist(),
             "labels": [int(t) if w else -100 for t, w in zip(sequence.token_ids, sequence.weights, strict=True)],
         }
-        for sequence in sequences[:needed]
+        for sequence in fit.sequences[:needed]
     ]
     Path(work.rows).write_text(json.dumps(rows))
+    raw = json.loads(DATA[data].read_text())
+    assert len(raw) == len(read.records)
+    Path(work.records).write_text(json.dumps([raw[order[i]] for i in fit.indices[:needed]]))
     torch.manual_seed(work.seed)
     config = peft.LoraConfig(
         r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=list(TARGETS), task_type="CAUSAL_LM"

@@ -7,6 +7,7 @@ Attention, norms, rotary embedding, activation and optimizer are free in this bo
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -43,10 +44,8 @@ def main() -> None:
         head_s = _head_s(num_labels, width, config.vocab_size)
     num_flop = 4 * num_tokens * num_layers * sum(i * o for i, o in linears)
     seconds = layer_s * num_layers + head_s
-    meter._step_seconds = [seconds]
-    meter.finish(
-        arguments.result, layers_s=layer_s * num_layers, head_s=head_s, gflops=num_flop / layer_s / num_layers / 1e9
-    )
+    notes = {"layers_s": layer_s * num_layers, "head_s": head_s, "gflops": num_flop / layer_s / num_layers / 1e9}
+    meter.finish(arguments.result, step_seconds=[seconds], notes=notes)
 
 
 def _linear_s(num_tokens: int, num_in: int, num_out: int) -> float:
@@ -82,11 +81,11 @@ def _head_s(num_labels: int, width: int, num_vocab: int) -> float:
     return _best_s(products) * num_labels / rows
 
 
-def _best_s(products: object) -> float:
+def _best_s(products: Callable[[], None]) -> float:
     seconds = []
     for _ in range(REPEATS):
         start_s = time.perf_counter()
-        products()  # type: ignore[operator]
+        products()
         seconds.append(time.perf_counter() - start_s)
     return min(seconds)
 

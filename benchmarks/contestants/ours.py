@@ -56,7 +56,7 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
         meter.end_step(total / count)
     per_step = {"unique_tokens": num_unique, "labels": num_labels, "path_tokens": num_path}
-    meter.finish(arguments.result, **{name: value / work.num_steps for name, value in per_step.items()})
+    meter.finish(arguments.result, notes={name: value / work.num_steps for name, value in per_step.items()})
 
 
 def _sequence(token_ids: list[int], labels: list[int]) -> TokenSequence:
