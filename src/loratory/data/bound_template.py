@@ -18,8 +18,14 @@ from loratory.errors import TemplateError
 
 
 class Layout(Protocol):
-    """What a kind of template has to say about a record, in text."""
+    """What a kind of template has to say about a record, in text.
 
+    Attributes:
+        definition: The template's own text: equal for two layouts of a kind that lay out alike.
+        stop_token_ids: Ids at which generation ends; the first one is what is trained.
+    """
+
+    definition: str
     stop_token_ids: tuple[int, ...]
 
     def lay_out(self, record: Record, *, with_answer: bool) -> tuple[list[Segment], list[Segment]]:

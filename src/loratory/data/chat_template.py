@@ -40,6 +40,7 @@ class ChatLayout:
         self._encoder = encoder
         self._add_eos_token = add_eos_token
         source = chat_template_source(tokenizer)
+        self.definition = source
         self._variables: Mapping[str, object] = {"date_string": _FIXED_DATE} if "date_string" in source else {}
         self._variables = {**self._variables, **self._thinking_choice(source)}
         self._tail = self._probe_tail()

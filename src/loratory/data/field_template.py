@@ -134,6 +134,7 @@ class FieldLayout:
     def __init__(
         self, template: FieldTemplate | None, encoder: SegmentEncoder, *, stop_token_id: int, add_eos_token: bool
     ) -> None:
+        self.definition = repr(template)
         self.stop_token_ids: tuple[int, ...] = (stop_token_id,)
         self._template = template
         self._encoder = encoder

@@ -12,9 +12,12 @@ from loratory.data.field_template import BUILT_IN, FieldLayout, FieldTemplate, r
 from loratory.data.records import Record
 from loratory.data.segments import SegmentEncoder
 from loratory.data.sequence import TokenSequence
+from loratory.data.template_file import read_turn_template
+from loratory.data.turn_catalogue import TURN_TEMPLATES, catalogue_name
+from loratory.data.turn_template import TurnLayout, TurnTemplate
 from loratory.errors import TemplateError, suggest
 
-TEMPLATE_NAMES = ("auto", "chat", "plain", *BUILT_IN)
+TEMPLATE_NAMES = ("auto", "chat", "plain", *BUILT_IN, *TURN_TEMPLATES)
 
 
 class BoundTemplate(Protocol):
@@ -56,7 +59,8 @@ def bind_template(
 
     Args:
         name: 'auto' (the tokenizer's chat template if it has one, else 'alpaca'), 'chat', 'plain' (prompt directly
-            followed by the answer), a built-in name, or the path of an alpaca-lora template JSON.
+            followed by the answer), a name of the catalogue ('alpaca', 'chatml', 'llama3', …), or the path of an
+            alpaca-lora template JSON or of a turn template YAML.
         tokenizer: The model's tokenizer.
         train_on_inputs: Give prompt tokens weight 1 too; the very first token never has weight.
         add_eos_token: Put the stop token after the final answer and train it.
@@ -71,7 +75,7 @@ def bind_template(
         if not source:
             raise TemplateError(
                 "data.template: 'chat' needs a tokenizer with a chat template and this one has none. "
-                f"Choose one of {', '.join(('plain', *BUILT_IN))}."
+                f"Choose one of {', '.join(name for name in TEMPLATE_NAMES if name not in ('auto', 'chat'))}."
             )
         encoder = SegmentEncoder(tokenizer, scaffold=source)
         try:
@@ -79,28 +83,57 @@ def bind_template(
         except TemplateError as error:
             raise TemplateError(f"data.template: 'chat': {error}.") from None
         return SegmentTemplate(name, chat, encoder=encoder, train_on_inputs=train_on_inputs)
-    fields = _field_template(name)
+    template = _named_template(name)
+    if isinstance(template, TurnTemplate):
+        return _bind_turns(name, template, tokenizer, train_on_inputs=train_on_inputs, add_eos_token=add_eos_token)
     if tokenizer.eos_token_id is None:
         raise TemplateError(
             f"data.template: '{name}' ends answers with the EOS token and the tokenizer has none. "
             "Set tokenizer.eos_token in the model's tokenizer_config.json."
         )
-    scaffold = f"{fields.prompt_input}{fields.prompt_no_input}" if fields else ""
+    scaffold = f"{template.prompt_input}{template.prompt_no_input}" if template else ""
     encoder = SegmentEncoder(tokenizer, scaffold=scaffold)
-    layout = FieldLayout(fields, encoder, stop_token_id=tokenizer.eos_token_id, add_eos_token=add_eos_token)
+    layout = FieldLayout(template, encoder, stop_token_id=tokenizer.eos_token_id, add_eos_token=add_eos_token)
     return SegmentTemplate(
         name, layout, encoder=encoder, train_on_inputs=train_on_inputs, opening_ids=encoder.opening_ids
     )
 
 
-def _field_template(name: str) -> FieldTemplate | None:
+def _bind_turns(
+    name: str,
+    template: TurnTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    train_on_inputs: bool,
+    add_eos_token: bool,
+) -> SegmentTemplate:
+    encoder = SegmentEncoder(tokenizer, scaffold=template.scaffold)
+    try:
+        layout = TurnLayout(template, encoder, tokenizer=tokenizer, add_eos_token=add_eos_token)
+    except TemplateError as error:
+        raise TemplateError(f"data.template: '{name}': {error}.") from None
+    return SegmentTemplate(
+        catalogue_name(name) or name,
+        layout,
+        encoder=encoder,
+        train_on_inputs=train_on_inputs,
+        opening_ids=encoder.opening_ids,
+    )
+
+
+def _named_template(name: str) -> FieldTemplate | TurnTemplate | None:
+    """The template of a name or file; None for 'plain'."""
     if name == "plain":
         return None
     if name in BUILT_IN:
         return BUILT_IN[name]
+    if (known := catalogue_name(name)) is not None:
+        return TURN_TEMPLATES[known]
+    if name.endswith((".yaml", ".yml")):
+        return read_turn_template(Path(name))
     if name.endswith(".json") or Path(name).is_file():
         return read_field_template(Path(name))
     raise TemplateError(
         f"data.template: '{name}' is unknown.{suggest(name, TEMPLATE_NAMES)} Names: {', '.join(TEMPLATE_NAMES)}; "
-        "or the path of a template JSON file."
+        "or the path of a template file (.json as alpaca-lora has them, .yaml with turns)."
     )
