@@ -21,8 +21,8 @@ from loratory.demo.telecom import (
 )
 
 SHA256 = {
-    "train.json": "2d4f7fefe8a9fbc6f21275299c1d898ffc68abc69cba014f091da96d906235c8",
-    "test.json": "499c60ef9ea9be9f5d4778ee9d4f5b853ee7c53f870a95d2c4c4fe0c52d1321d",
+    "train.json": "a4b862ce38f58b9fbe26af3ff8bc5f9f966cf3d37456788beaae865acba4d04b",
+    "test.json": "d8977d8877d0223b29444219020439a6384e4f696ed5a222d3728c7f901e2e3d",
 }
 
 

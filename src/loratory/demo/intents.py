@@ -89,13 +89,9 @@ PRODUCTS: tuple[Product, ...] = (
     Product(210, ("3.9",), ("Europe Pass", "Europe roaming pass", "EU travel pass"), "travel option"),
     Product(28, ("14.9",), ("Everyday 20 plan", "20 GB plan", "Everyday tariff"), "middle plan", "Everyday 20"),
     Product(404, ("34.9", "44.9"), ("Fibre 500", "fast fibre line", "500 megabit fibre"), "home internet", "Fibre 500"),
-    Product(612, ("5.9",), ("Screen Care cover", "phone insurance", "broken screen cover"), "protection"),
     Product(305, ("2.9",), ("Night Surf option", "night data option", "midnight data deal"), "data add-on"),
     Product(402, ("24.9",), ("Fibre 100", "basic fibre line", "100 megabit fibre"), "home internet", "Fibre 100"),
     Product(507, ("8.9",), ("Sports Pack", "football channels", "sports package"), "TV pack"),
-    Product(125, ("8.5",), ("Senior plan", "pensioner tariff", "plan for over-65s"), "middle plan", "Senior"),
-    Product(211, ("12.9",), ("World Pass", "worldwide roaming pass", "long-haul travel pass"), "travel option"),
-    Product(640, ("1.9",), ("Spam Shield", "spam call filter", "nuisance call blocker"), "protection"),
 )
 
 SERVICES: tuple[Service, ...] = (
@@ -178,37 +174,22 @@ SERVICES: tuple[Service, ...] = (
         ("forward my calls", "send calls to my landline", "redirect calls while I am away"),
         ("Calls should ring at my office instead.", "All calls should go to my wife's phone.", "Set up a diversion."),
     ),
-    Service(
-        "voicemail_36",
-        ("set up my voicemail", "change the greeting on my mailbox", "listen to my voice messages"),
-        ("My mailbox does not answer.", "Callers cannot leave me a message.", "I forgot the mailbox PIN."),
-    ),
-    Service(
-        "complaint_88",
-        ("make a complaint", "complain about your shop staff", "speak to a manager about bad service"),
-        ("Your shop treated me badly.", "I have never seen such poor service.", "Nobody has helped me for weeks."),
-    ),
-    Service(
-        "hotspot_55",
-        ("share my data with my laptop", "use my phone as a hotspot", "turn on tethering"),
-        ("My laptop cannot join my phone's network.", "The hotspot switch is grey.", "Is tethering included?"),
-    ),
 )
 
 _PRODUCT = {product.code: product for product in PRODUCTS}
 _SERVICE = {service.answer: service for service in SERVICES}
 
 # (what is cancelled, what is activated instead)
-_SWITCHES = ((18, 28), (28, 98), (402, 404), (98, 68), (111, 98), (501, 507), (305, 310), (98, 18), (210, 211))
-_INTRODUCED_AND_ACTIVATED = (111, 98, 310, 404, 210, 68, 612)
-_COMPARED = ((18, 28), (98, 68), (402, 404), (501, 507), (210, 211))
+_SWITCHES = ((18, 28), (28, 98), (402, 404), (98, 68), (111, 98), (501, 507), (305, 310))
+_INTRODUCED_AND_ACTIVATED = (111, 98, 310, 404, 210, 68)
+_COMPARED = ((18, 28), (98, 68), (402, 404), (501, 507))
 _COMBINED = (
     ("block_90", "sim_40"),
     ("bill_7", "refund_14"),
     ("balance_1", "topup_3"),
     ("address_61", "invoice_8"),
     ("usage_12", "speed_71"),
-    ("port_52", "complaint_88"),
+    ("port_52", "invoice_8"),
     ("puk_31", "sim_40"),
     ("outage_72", "refund_14"),
 )
