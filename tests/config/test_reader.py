@@ -150,7 +150,7 @@ def test_all_faults_come_at_once_with_key_value_and_what_is_allowed() -> None:
         "model.model_name_or_path: required and not given; expected text: Hub name, local folder, or local .gguf file.",
         "adapter.rank: should be greater than or equal to 1; got 0",
         "adapter.targets: should be text or a list of text; got 5; put quotes around it to make it text",
-        "adapter.rank_pattern.q: should be a valid integer; got 'x'",
+        "adapter.rank_pattern.q: should be a whole number; got 'x'",
         "quantization: load_in_4bit and load_in_8bit are both true; choose one",
         "train.num_epochs: should be a number; got '3'; write it without quotes",
         "train.learning_rate: should be a finite number; got .inf",

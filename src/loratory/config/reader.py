@@ -167,6 +167,12 @@ def _sentence(key: str, detail: ErrorDetails, values: dict[str, Any]) -> str:
             return f"{key}: expected a mapping of fields; got {got}; fields: {names}"
         return _unknown(key, got)
     reason = detail["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value error, ")
+    for technical, plain in (
+        ("a valid string", "text"),
+        ("a valid integer", "a whole number"),
+        ("a valid number", "a number"),
+    ):
+        reason = reason.replace(technical, plain)
     is_bound = kind.startswith(("greater", "less", "string_pattern", "finite", "value_error"))
     hint = _yaml_hint(detail["input"], kind)
     is_inner = key.count(".") > 1
