@@ -108,15 +108,16 @@ def test_large_scores_stay_finite() -> None:
 
 def test_plan_batches_siblings_and_similar_families() -> None:
     siblings = AttentionPlan.from_segments(make_segments([(-1, 40), *((0, 22 + i % 3) for i in range(16))]))
-    assert [(tile.num_families, tile.num_children) for tile in siblings.tiles] == [(1, 16), (1, 1)]
+    assert [(tile.num_blocks, tile.has_one_path) for tile in siblings.tiles] == [(16, True), (1, True)]
     pairs = make_segments([item for i in range(8) for item in ((-1, 30), (3 * i, 20), (3 * i, 20))])
     tiles = AttentionPlan.from_segments(pairs).tiles
-    assert [(tile.num_families, tile.num_children) for tile in tiles] == [(1, 8), (8, 2)]
+    assert [(tile.num_blocks, tile.has_one_path) for tile in tiles] == [(16, False), (8, True)]
+    assert all(tile.path_is_padding is None for tile in tiles)
 
 
 def test_no_tile_holds_all_pairs_of_a_long_sequence() -> None:
     plan = AttentionPlan.from_segments(make_segments([(-1, 4096)]))
-    pairs = [t.num_families * t.num_children * t.length * (t.path_length + t.length) for t in plan.tiles]
+    pairs = [t.num_blocks * t.length * (t.path_length + t.length) for t in plan.tiles]
     assert max(pairs) < 4096 * 4096 / 8
     assert sum(pairs) < 0.55 * 4096 * 4096
 

@@ -63,16 +63,12 @@ def attention_forward(
     num_heads, num_key_heads, width = q_T1HK.shape[1], k_T1GK.shape[1], q_T1HK.shape[2]
     rows = plan.rows(num_key_heads)
     queries = _tile_rows(q_T1HK, rows, num_key_heads).mul_(scaling)
-    keys, values = (_tile_rows(t, rows, num_key_heads) for t in (k_T1GK, v_T1GK))
     outputs = torch.empty_like(queries)
-    for index, (tile, place) in enumerate(zip(plan.tiles, rows.tile_slices, strict=True)):
-        shape = _TileShape(tile, num_key_heads, width)
-        path_k, path_v = (_path(t, tile, rows.path[index]) for t in (k_T1GK, v_T1GK))
-        probabilities = _probabilities(queries[place], keys[place], path_k, tile, shape)
-        out = outputs[place]
-        torch.bmm(shape.own_part(probabilities), shape.block(values[place]), out=shape.block(out))
-        if path_v is not None:
-            shape.family(out).baddbmm_(shape.path_part(probabilities), path_v)
+    for tile, place, key_rows in zip(plan.tiles, rows.tile_slices, rows.keys, strict=True):
+        batch = num_key_heads * tile.num_blocks
+        k, v = (t.view(-1, width).index_select(0, key_rows).view(batch, -1, width) for t in (k_T1GK, v_T1GK))
+        probabilities = _probabilities(queries[place].view(batch, -1, width), k, tile)
+        torch.bmm(probabilities, v, out=outputs[place].view(batch, -1, width))
     return outputs.index_select(0, rows.unpadded).view(plan.num_tokens, num_heads, width)
 
 
@@ -89,118 +85,61 @@ def attention_backward(
     num_heads, num_key_heads, width = q_T1HK.shape[1], k_T1GK.shape[1], q_T1HK.shape[2]
     rows = plan.rows(num_key_heads)
     queries = _tile_rows(q_T1HK, rows, num_key_heads).mul_(scaling)
-    grads, keys, values = (_tile_rows(t, rows, num_key_heads) for t in (grad_T1HK, k_T1GK, v_T1GK))
-    grad_queries, grad_keys, grad_values = (torch.empty_like(t) for t in (queries, keys, values))
-    path_grads: list[tuple[torch.Tensor, torch.Tensor] | None] = []
-    for index, (tile, place) in enumerate(zip(plan.tiles, rows.tile_slices, strict=True)):
-        shape = _TileShape(tile, num_key_heads, width)
-        path_k, path_v = (_path(t, tile, rows.path[index]) for t in (k_T1GK, v_T1GK))
-        probabilities = _probabilities(queries[place], keys[place], path_k, tile, shape)
-        q, k, v, grad = (shape.block(t[place]) for t in (queries, keys, values, grads))
-        scores_grad = torch.empty_like(probabilities)
-        torch.bmm(grad, v.transpose(1, 2), out=shape.own_part(scores_grad))
-        torch.bmm(shape.own_part(probabilities).transpose(1, 2), grad, out=shape.block(grad_values[place]))
-        if path_v is not None:
-            torch.bmm(shape.family(grad), path_v.transpose(1, 2), out=shape.path_part(scores_grad))
-            path_v = torch.bmm(shape.path_part(probabilities).transpose(1, 2), shape.family(grad))
-        scores_grad = torch._softmax_backward_data(scores_grad, probabilities, -1, probabilities.dtype)
-        torch.bmm(shape.own_part(scores_grad), k, out=shape.block(grad_queries[place]))
-        torch.bmm(shape.own_part(scores_grad).transpose(1, 2), q, out=shape.block(grad_keys[place]))
-        path_grads.append(None)
-        if path_k is not None and path_v is not None:
-            shape.family(grad_queries[place]).baddbmm_(shape.path_part(scores_grad), path_k)
-            path_grads[-1] = torch.bmm(shape.path_part(scores_grad).transpose(1, 2), shape.family(q)), path_v
+    grads = _tile_rows(grad_T1HK, rows, num_key_heads)
+    grad_queries = torch.empty_like(queries)
+    grad_keys, grad_values = (grad_queries.new_empty(len(rows.padded), width) for _ in range(2))
+    path_grads: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for tile, place, key_rows in zip(plan.tiles, rows.tile_slices, rows.keys, strict=True):
+        batch = num_key_heads * tile.num_blocks
+        k, v = (t.view(-1, width).index_select(0, key_rows).view(batch, -1, width) for t in (k_T1GK, v_T1GK))
+        q, grad = (t[place].view(batch, -1, width) for t in (queries, grads))
+        probabilities = _probabilities(q, k, tile)
+        grad_v = torch.bmm(probabilities.transpose(1, 2), grad)
+        grad_scores = torch.bmm(grad, v.transpose(1, 2))
+        grad_scores = torch._softmax_backward_data(grad_scores, probabilities, -1, probabilities.dtype)
+        torch.bmm(grad_scores, k, out=grad_queries[place].view(batch, -1, width))
+        grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
+        for joint, own in ((grad_k, grad_keys), (grad_v, grad_values)):
+            own[place].view(batch, -1, width).copy_(joint[:, tile.path_length :])
+        path_grads.append((_path_grad(grad_k, tile, num_key_heads), _path_grad(grad_v, tile, num_key_heads)))
     grad_q = grad_queries.index_select(0, rows.unpadded).mul_(scaling).view(plan.num_tokens, num_heads, width)
     grad_k, grad_v = (
-        t.index_select(0, rows.unpadded).view(plan.num_tokens, num_key_heads, width) for t in (grad_keys, grad_values)
+        _with_paths(own, [pair[side] for pair in path_grads], plan, rows).view(plan.num_tokens, num_key_heads, width)
+        for side, own in enumerate((grad_keys, grad_values))
     )
-    _add_path_grads((grad_k, grad_v), path_grads, plan, rows)
     return grad_q, grad_k, grad_v
 
 
-class _TileShape:
-    """Views of a tile's rows, (G, F, C, L) in this order, as batches of matrices."""
-
-    __slots__ = ("batch", "families", "path_length", "width")
-
-    def __init__(self, tile: Tile, num_key_heads: int, width: int) -> None:
-        self.families = num_key_heads * tile.num_families
-        self.batch = self.families * tile.num_children
-        self.path_length = tile.path_length
-        self.width = width
-
-    def block(self, rows: torch.Tensor) -> torch.Tensor:
-        """[G * F * C, L * S, K] of query-like rows, [G * F * C, L, K] of key-like rows."""
-        return rows.view(self.batch, -1, self.width)
-
-    def family(self, rows: torch.Tensor) -> torch.Tensor:
-        """[G * F, C * L * S, K] of query-like rows."""
-        return rows.view(self.families, -1, self.width)
-
-    def own_part(self, scores: torch.Tensor) -> torch.Tensor:
-        """The last L columns of scores [G * F * C, L * S, P + L]."""
-        return scores[..., self.path_length :]
-
-    def path_part(self, scores: torch.Tensor) -> torch.Tensor:
-        """The first P columns, as [G * F, C * L * S, P]."""
-        return scores.view(self.families, -1, scores.shape[-1])[..., : self.path_length]
-
-
 def _tile_rows(x_T1HK: torch.Tensor, rows: TileRows, num_key_heads: int) -> torch.Tensor:
-    """Rows in tile order: [*, S * K] of query-like, [*, K] of key-like tensors."""
+    """Query-like rows in tile order, [*, S * K]."""
     return x_T1HK.view(x_T1HK.shape[0] * num_key_heads, -1).index_select(0, rows.padded)
 
 
-def _path(x_T1GK: torch.Tensor, tile: Tile, path_rows: torch.Tensor | None) -> torch.Tensor | None:
-    """Keys or values of each family's path, [G * F, P, K]; None when the tile has no path."""
-    if tile.path_range is not None:
-        start, stop = tile.path_range
-        return x_T1GK[start:stop].transpose(0, 1)
-    if path_rows is None:
-        return None
-    width = x_T1GK.shape[-1]
-    return x_T1GK.view(-1, width).index_select(0, path_rows).view(-1, tile.path_length, width)
-
-
-def _probabilities(
-    q: torch.Tensor, k: torch.Tensor, path_k: torch.Tensor | None, tile: Tile, shape: _TileShape
-) -> torch.Tensor:
-    """Softmax over [path | own block], [G * F * C, L * S, P + L]; q rows are scaled already."""
-    queries, keys = shape.block(q), shape.block(k)
-    scores = queries.new_empty(shape.batch, queries.shape[1], tile.path_length + tile.length)
-    own = shape.own_part(scores)
-    torch.bmm(queries, keys.transpose(1, 2), out=own)
+def _probabilities(q: torch.Tensor, k: torch.Tensor, tile: Tile) -> torch.Tensor:
+    """Softmax over [path | own block], [G * B, L * S, P + L]; q is scaled already."""
+    scores = torch.bmm(q, k.transpose(1, 2))
     if tile.length > 1:
-        own.add_(tile.causal_bias(queries.shape[1] // tile.length, queries.dtype))
-    if path_k is not None:
-        path = shape.path_part(scores)
-        torch.bmm(shape.family(q), path_k.transpose(1, 2), out=path)
-        if tile.path_is_padding is not None:
-            by_family = path.view(-1, tile.num_families, *path.shape[1:])
-            by_family.masked_fill_(tile.path_is_padding, float("-inf"))
+        scores[..., tile.path_length :].add_(tile.causal_bias(q.shape[1] // tile.length, q.dtype))
+    if tile.path_is_padding is not None:
+        by_block = scores.view(-1, tile.num_blocks, *scores.shape[1:])
+        by_block[..., : tile.path_length].masked_fill_(tile.path_is_padding, float("-inf"))
     return torch.softmax(scores, dim=-1, out=scores)
 
 
-def _add_path_grads(
-    grads: tuple[torch.Tensor, torch.Tensor],
-    path_grads: list[tuple[torch.Tensor, torch.Tensor] | None],
-    plan: AttentionPlan,
-    rows: TileRows,
-) -> None:
-    """Add what descendants give to the keys and values of their paths; `grads` are [T, G, K]."""
-    for index, (tile, parts) in enumerate(zip(plan.tiles, path_grads, strict=True)):
-        if parts is None:
-            continue
-        path_rows = rows.path[index]
-        real = None
-        if path_rows is not None and tile.path_is_padding is not None:
-            real = torch.nonzero(path_rows < plan.num_tokens * grads[0].shape[1])[:, 0]
-            path_rows = path_rows[real]
-        for grad_TGK, part in zip(grads, parts, strict=True):
-            if tile.path_range is not None:
-                start, stop = tile.path_range
-                grad_TGK[start:stop].add_(part.transpose(0, 1))
-            else:
-                assert path_rows is not None
-                flat = part.reshape(-1, part.shape[-1])
-                grad_TGK.view(-1, part.shape[-1]).index_add_(0, path_rows, flat if real is None else flat[real])
+def _path_grad(joint: torch.Tensor, tile: Tile, num_key_heads: int) -> torch.Tensor:
+    """The path part of key gradients [G * B, P + L, K], summed over blocks of one path: a row for each path row."""
+    path = joint.view(num_key_heads, tile.num_blocks, -1, joint.shape[-1])[:, :, : tile.path_length]
+    if tile.has_one_path:
+        path = path.sum(1)
+    return path.reshape(-1, joint.shape[-1])
+
+
+def _with_paths(own: torch.Tensor, paths: list[torch.Tensor], plan: AttentionPlan, rows: TileRows) -> torch.Tensor:
+    """Key gradients [T * G, K]: those of the own blocks in tile order, plus those of the paths."""
+    num_rows = len(rows.unpadded)
+    out = own.new_empty(num_rows + num_rows // max(1, plan.num_tokens), own.shape[1])  # token T takes the padding
+    torch.index_select(own, 0, rows.unpadded, out=out[:num_rows])
+    for path, path_rows in zip(paths, rows.paths, strict=True):
+        if path_rows is not None:
+            out.index_add_(0, path_rows, path)
+    return out[:num_rows]

@@ -1,10 +1,9 @@
 """How attention on a token tree is cut into a few dense products: geometry only, no arithmetic on activations.
 
-Every query attends to the tokens of its path. Long segments are first cut into blocks that continue each other; then
-siblings (blocks with the same parent block) of similar length form a pack, and packs of similar shape form a tile.
-A tile is one batch of products: `F` families x `C` children x `L` padded tokens, each against its own block
-(causal) and against the family's `P` path tokens before it (all of them). No mask of size T x T ever exists, and
-keys that siblings share are multiplied once for all of them.
+Every query attends to the tokens of its path. Long segments are cut into blocks that continue each other, and blocks
+of similar shape form a tile: one batch of `B` products of `L` own tokens with the `P` path tokens before them and
+with themselves. No mask of size T x T ever exists. Path tokens are copied for each block, which costs little: they
+are rows of one head, and each is multiplied with all queries of its block.
 """
 
 from collections.abc import Sequence
@@ -24,26 +23,22 @@ TILE_OVERHEAD_PAIRS = 2048
 MAX_TILE_PAIRS = 262_144
 """Bounds the scores of one tile: pairs x heads x 4 bytes, 9 MB for 9 heads."""
 
+_Path = tuple[tuple[int, int], ...]
+"""Ranges of flat tokens from the root on."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """A piece of a segment with the token ranges of the path before it."""
+    """A piece of a segment and the path before it."""
 
     start: int
     stop: int
-    path: tuple[tuple[int, int], ...]
+    path: _Path
+    path_length: int
 
     @property
     def length(self) -> int:
         return self.stop - self.start
-
-    @property
-    def path_length(self) -> int:
-        return sum(stop - start for start, stop in self.path)
-
-
-_Pack = list[_Block]
-"""Siblings of similar length, longest first: same path, one product with its keys."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,23 +46,21 @@ class Tile:
     """One batch of attention products.
 
     Attributes:
-        num_families: F.
-        num_children: C, padded.
-        length: L, own tokens of each child, padded.
-        path_length: P, tokens before the children, padded.
-        tokens: int64 [F * C * L], flat token index, T where padded.
-        path_range: The path as one range of flat tokens, when F is 1 and it is one.
-        path_tokens: int64 [F * P], flat token index, T where padded; None when `path_range` says it all or P is 0.
-        path_is_padding: bool [F, 1, P]; None when no path is padded.
+        num_blocks: B.
+        length: L, own tokens of each block, padded on the right.
+        path_length: P, tokens before the block, padded on the right.
+        tokens: int64 [B * L], flat token index, T where padded.
+        keys: int64 [B * (P + L)], path then own tokens, T where padded.
+        has_one_path: All blocks have the same path, so P is nowhere padded.
+        path_is_padding: bool [B, 1, P]; None when no path is padded.
     """
 
-    num_families: int
-    num_children: int
+    num_blocks: int
     length: int
     path_length: int
     tokens: torch.Tensor
-    path_range: tuple[int, int] | None
-    path_tokens: torch.Tensor | None
+    keys: torch.Tensor
+    has_one_path: bool
     path_is_padding: torch.Tensor | None
     _biases: dict[tuple[int, torch.dtype], torch.Tensor] = field(default_factory=dict)
 
@@ -85,16 +78,19 @@ class TileRows:
     """A plan's indices for one number of key heads G; row `t * G + g` is token t of key head g.
 
     Attributes:
-        padded: int64, rows in tile order, (G, F, C, L) within each tile; rows of token T where padded.
+        padded: int64, query rows in tile order, (G, B, L) within each tile; rows of token T where padded.
         unpadded: int64 [T * G], place in `padded` of each row.
         tile_slices: The part of `padded` of each tile.
-        path: int64 [G * F * P] rows of each tile's path, None when it is a range or empty.
+        keys: int64 [G * B * (P + L)] of each tile, key rows.
+        paths: int64 of each tile, the rows that path gradients belong to: [G * P] when the tile has one path, else
+            [G * B * P]; rows of token T where padded. None when P is 0.
     """
 
     padded: torch.Tensor
     unpadded: torch.Tensor
     tile_slices: tuple[slice, ...]
-    path: tuple[torch.Tensor | None, ...]
+    keys: tuple[torch.Tensor, ...]
+    paths: tuple[torch.Tensor | None, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,9 +121,8 @@ class AttentionPlan:
     ) -> "AttentionPlan":
         """Plan from segments in flat order, each parent before its children."""
         num_tokens = segments[-1].stop if segments else 0
-        packs = _packs(_families(segments, max_block_tokens))
-        tiles = tuple(_tile(group, num_tokens, device) for group in _grouped(packs))
-        return cls(num_tokens=num_tokens, tiles=tiles)
+        groups = _grouped(_blocks(segments, max_block_tokens))
+        return cls(num_tokens=num_tokens, tiles=tuple(_tile(group, num_tokens, device) for group in groups))
 
     def rows(self, num_key_heads: int) -> TileRows:
         """Row indices for a layer with that many key heads; computed once."""
@@ -143,35 +138,40 @@ class AttentionPlan:
         padded = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=device)
         place = torch.empty((self.num_tokens + 1) * num_key_heads, dtype=torch.int64, device=device)
         place[padded] = torch.arange(len(padded), device=device)
+        keys: list[torch.Tensor] = []
+        paths: list[torch.Tensor | None] = []
+        for tile in self.tiles:
+            rows_GBS = (tile.keys * num_key_heads + heads_G1).view(num_key_heads, tile.num_blocks, -1)
+            keys.append(rows_GBS.flatten())
+            path_rows = rows_GBS[:, : 1 if tile.has_one_path else None, : tile.path_length]
+            paths.append(path_rows.flatten() if tile.path_length else None)
         return TileRows(
             padded=padded,
             unpadded=place[: self.num_tokens * num_key_heads],
             tile_slices=tuple(slice(start, stop) for start, stop in pairwise(ends)),
-            path=tuple(
-                None if tile.path_tokens is None else (tile.path_tokens * num_key_heads + heads_G1).flatten()
-                for tile in self.tiles
-            ),
+            keys=tuple(keys),
+            paths=tuple(paths),
         )
 
 
-def _families(segments: Sequence[Segment], max_block_tokens: int) -> list[list[_Block]]:
-    """Blocks of all segments, grouped by the block they continue."""
-    families: dict[tuple[tuple[int, int], ...], list[_Block]] = {}
-    path_behind: list[tuple[tuple[int, int], ...]] = []
+def _blocks(segments: Sequence[Segment], max_block_tokens: int) -> list[_Block]:
+    """All segments, the long ones cut into nearly equal blocks."""
+    blocks: list[_Block] = []
+    path_behind: list[tuple[_Path, int]] = []
     for segment in segments:
-        path = path_behind[segment.parent] if segment.parent >= 0 else ()
+        path, path_length = path_behind[segment.parent] if segment.parent >= 0 else ((), 0)
         length = segment.stop - segment.start
-        num_blocks = max(1, -(-length // max_block_tokens))
-        bounds = [segment.start + length * i // num_blocks for i in range(num_blocks + 1)]
+        count = max(1, -(-length // max_block_tokens))
+        bounds = [segment.start + length * i // count for i in range(count + 1)]
         for start, stop in pairwise(bounds):
             if stop > start:
-                families.setdefault(path, []).append(_Block(start, stop, path))
-            path = _extended(path, start, stop)
-        path_behind.append(path)
-    return list(families.values())
+                blocks.append(_Block(start, stop, path, path_length))
+            path, path_length = _extended(path, start, stop), path_length + stop - start
+        path_behind.append((path, path_length))
+    return blocks
 
 
-def _extended(path: tuple[tuple[int, int], ...], start: int, stop: int) -> tuple[tuple[int, int], ...]:
+def _extended(path: _Path, start: int, stop: int) -> _Path:
     if start == stop:
         return path
     if path and path[-1][1] == start:
@@ -179,77 +179,41 @@ def _extended(path: tuple[tuple[int, int], ...], start: int, stop: int) -> tuple
     return (*path, (start, stop))
 
 
-def _packs(families: list[list[_Block]]) -> list[_Pack]:
-    """Cut each family where padding to its longest member would cost more than another tile."""
-    packs: list[_Pack] = []
-    for family in families:
-        path_length = family[0].path_length
-        pack: _Pack = []
-        waste = 0
-        for block in sorted(family, key=lambda b: b.length, reverse=True):
-            if pack:
-                pairs = pack[0].length * (path_length + pack[0].length)
-                waste += pairs - block.length * (path_length + block.length)
-            if not pack or waste > TILE_OVERHEAD_PAIRS or (len(pack) + 1) * pairs > MAX_TILE_PAIRS:
-                pack = []
-                packs.append(pack)
-                waste = 0
-            pack.append(block)
-    return packs
-
-
-def _grouped(packs: list[_Pack]) -> list[list[_Pack]]:
-    """Put packs of similar shape side by side into tiles."""
-    groups: list[list[_Pack]] = []
-    shape = (0, 0, 0)
-    waste = 0
-    for pack in sorted(packs, key=_shape, reverse=True):
-        num_children, path_length, length = _shape(pack)
-        larger = (max(shape[0], num_children), max(shape[1], path_length), max(shape[2], length))
+def _grouped(blocks: list[_Block]) -> list[list[_Block]]:
+    """Tiles: blocks of similar shape, cut where padding would cost more than one more tile."""
+    groups: list[list[_Block]] = []
+    path_length = length = waste = 0
+    for block in sorted(blocks, key=lambda b: (b.path_length, b.path, b.length), reverse=True):
         if groups:
-            old = len(groups[-1]) * _num_pairs(shape)
-            new = (len(groups[-1]) + 1) * _num_pairs(larger)
-            waste += new - old - _num_pairs((num_children, path_length, length))
+            old = len(groups[-1]) * length * (path_length + length)
+            longer = max(length, block.length)
+            new = (len(groups[-1]) + 1) * longer * (path_length + longer)
+            waste += new - old - block.length * (block.path_length + block.length)
         if not groups or waste > TILE_OVERHEAD_PAIRS or new > MAX_TILE_PAIRS:
             groups.append([])
-            larger = (num_children, path_length, length)
-            waste = 0
-        groups[-1].append(pack)
-        shape = larger
+            path_length, length, waste = block.path_length, 0, 0
+        groups[-1].append(block)
+        length = max(length, block.length)
     return groups
 
 
-def _shape(pack: _Pack) -> tuple[int, int, int]:
-    return len(pack), pack[0].path_length, pack[0].length
-
-
-def _num_pairs(shape: tuple[int, int, int]) -> int:
-    num_children, path_length, length = shape
-    return num_children * length * (path_length + length)
-
-
-def _tile(packs: list[_Pack], num_tokens: int, device: torch.device | str) -> Tile:
-    num_families = len(packs)
-    num_children = max(len(pack) for pack in packs)
-    length = max(block.length for pack in packs for block in pack)
-    path_length = max(pack[0].path_length for pack in packs)
-    tokens = torch.full((num_families, num_children, length), num_tokens)
-    path_tokens = torch.full((num_families, path_length), num_tokens)
-    for family, pack in enumerate(packs):
-        for child, block in enumerate(pack):
-            tokens[family, child, : block.length] = torch.arange(block.start, block.stop)
-        if path_length:
-            path = torch.cat([torch.arange(start, stop) for start, stop in pack[0].path] or [torch.arange(0)])
-            path_tokens[family, : len(path)] = path
-    is_padding = path_tokens == num_tokens
-    is_range = num_families == 1 and len(packs[0][0].path) == 1
+def _tile(blocks: list[_Block], num_tokens: int, device: torch.device | str) -> Tile:
+    length = max(block.length for block in blocks)
+    path_length = max(block.path_length for block in blocks)
+    keys = torch.full((len(blocks), path_length + length), num_tokens)
+    for row, block in enumerate(blocks):
+        filled = 0
+        for start, stop in block.path:
+            keys[row, filled : filled + stop - start] = torch.arange(start, stop)
+            filled += stop - start
+        keys[row, path_length : path_length + block.length] = torch.arange(block.start, block.stop)
+    is_padding = keys[:, None, :path_length] == num_tokens
     return Tile(
-        num_families=num_families,
-        num_children=num_children,
+        num_blocks=len(blocks),
         length=length,
         path_length=path_length,
-        tokens=tokens.flatten().to(device),
-        path_range=packs[0][0].path[0] if is_range else None,
-        path_tokens=None if is_range or not path_length else path_tokens.flatten().to(device),
-        path_is_padding=is_padding[:, None].to(device) if bool(is_padding.any()) else None,
+        tokens=keys[:, path_length:].flatten().to(device),
+        keys=keys.flatten().to(device),
+        has_one_path=all(block.path == blocks[0].path for block in blocks),
+        path_is_padding=is_padding.to(device) if bool(is_padding.any()) else None,
     )

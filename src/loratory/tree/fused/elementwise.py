@@ -27,7 +27,7 @@ def rms_norm_backward(
     With g = grad * scale: dx = rstd * (g - x * rstd^2 * mean(g * x)).
     """
     grad_TD.mul_(norm.scale_D)
-    dot_T1 = torch.linalg.vecdot(grad_TD, x_TD).unsqueeze(-1)
+    dot_T1 = torch.mul(grad_TD, x_TD).sum(-1, keepdim=True)  # vecdot is five times slower on CPU
     into.addcmul_(grad_TD, rstd_T1)
     return into.addcmul_(x_TD, dot_T1.mul_(rstd_T1.pow(3)), value=-1.0 / x_TD.shape[-1])
 

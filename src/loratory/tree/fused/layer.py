@@ -18,8 +18,8 @@ from loratory.tree.fused.elementwise import activate, activate_backward, rms_nor
 from loratory.tree.fused.linear import LinearGroup
 from loratory.tree.fused.weights import LayerWeights, NormWeights
 
-CHUNK_TOKENS = 256
-"""Tokens per chunk: enough rows for GEMM at full speed, few enough for an MLP buffer to stay in a 2 MB cache."""
+CHUNK_TOKENS = 512
+"""Tokens per chunk: enough rows for GEMM at full speed, few enough that an MLP buffer (3 MB at 1536 wide) stays cached."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
