@@ -47,7 +47,7 @@ def main() -> None:
             tree = build_tree(batch[start : start + micro_batch_size], share=not arguments.no_share)
             loss = scorer.nll(tree).sum_nats
             (loss / count).backward()
-            total += float(loss)
+            total += float(loss.detach())
             num_unique += tree.num_tokens
             num_labels += len(tree.targets_N)
             num_path += tree.num_path_tokens
