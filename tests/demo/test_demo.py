@@ -13,7 +13,8 @@ from loratory.config import read_config
 from loratory.data.records import Origin, Record, Turn
 from loratory.demo.base_model import ensure_base_model
 from loratory.demo.data_check import check_data
-from loratory.demo.demo import BASE_NAME, DemoResult, run_demo
+from loratory.demo.demo import BASE_NAME, run_demo
+from loratory.demo.result import DemoResult
 from loratory.demo.run_file import DEFAULT_WORKDIR, run_file_text
 from loratory.demo.stages import Stages
 from loratory.errors import ConfigError, DataError
