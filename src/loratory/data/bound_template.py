@@ -99,7 +99,8 @@ class SegmentTemplate:
             if not record.prompt:
                 raise TemplateError("the conversation has no prompt")
             if with_answer and record.answer is None:
-                raise TemplateError("the row has no answer to train on")
+                is_pair = ": it is a preference pair, which needs a preference objective" if record.alternatives else ""
+                raise TemplateError(f"the row has no answer to train on{is_pair}")
             return self._layout.lay_out(record, with_answer=with_answer)
         except TemplateError as error:
             raise TemplateError(f"{record.origin}: template '{self.name}': {error}") from error

@@ -5,19 +5,15 @@ way is refused with file, line and field; refused rows are gathered and raised t
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from loratory.data.csv_source import csv_rows
+from loratory.data.entry_form import EntryForm
 from loratory.data.faults import FaultLog, RowFault
-from loratory.data.json_source import SourceRow, json_lines, json_rows
-from loratory.data.records import Origin, Record
+from loratory.data.records import Record
 from loratory.data.row_forms import RowForm, choose_form
-from loratory.data.table_source import hub_fingerprint, hub_rows, is_hub_name, parquet_rows
+from loratory.data.sources import find_source
 from loratory.errors import DataError, suggest
-
-_FILE_READERS = {".json": json_rows, ".jsonl": json_lines, ".csv": csv_rows, ".parquet": parquet_rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,33 +60,41 @@ def read_records(
     max_bad_rows: int = 0,
     limit: int | None = None,
     require_answer: bool = True,
+    dataset_dir: str | None = None,
 ) -> ReadResult:
-    """Read a .json, .jsonl, .csv or .parquet file or a hub data set (`owner/name`, `owner/name:split`).
+    """Read one source: a file, an entry of a `dataset_info.json`, or a hub data set.
 
     Args:
-        source: Path or hub name.
-        format: Row form: auto, alpaca, prompt_completion or chat.
-        columns: Our field name -> the source's column name.
+        source: Path or name, as `loratory.data.sources.find_source` takes it.
+        format: Row form: auto, alpaca, prompt_completion or chat. A registered entry has its own.
+        columns: Our field name -> the source's column name. A registered entry has its own.
         system: System text put before every conversation that has none.
         max_bad_rows: Bad rows that are skipped and counted; one more is an error.
         limit: Stop after this many kept rows.
         require_answer: Refuse rows without an answer (off for rows to predict).
+        dataset_dir: Folder with a `dataset_info.json` whose entries are known by name.
 
     Raises:
-        DataError: For a file that cannot be parsed, or more bad rows than allowed; names file, line and field.
+        DataError: For a source that is not there or cannot be parsed, or more bad rows than allowed; names file, line
+            and field.
         MissingExtraError: If the source needs a library that is not installed.
     """
+    found = find_source(source, dataset_dir=dataset_dir)
     columns = dict(columns or {})
-    form: RowForm | None = None
+    form: RowForm | EntryForm | None = None
+    num_samples = None
+    if found.entry is not None:
+        form, columns = EntryForm(found.entry, system, require_answer), {}
+        num_samples = found.entry.num_samples
+    stop_after = limit if num_samples is None else None  # a sample is drawn from all rows
     faults = FaultLog()
     records: list[Record] = []
     seen: set[str] = set()
     rows_read = control_rows = 0
-    for line, row in _source_rows(source):
-        if limit is not None and len(records) >= limit:
+    for origin, row in found.rows():
+        if stop_after is not None and len(records) >= stop_after:
             break
         rows_read += 1
-        origin = Origin(source, line)
         try:
             if isinstance(row, RowFault):
                 raise row
@@ -106,7 +110,7 @@ def read_records(
             faults.add(origin, fault)
             continue
         records.append(record)
-        control_rows += any(_has_control_character(turn.content) for turn in record.turns)
+        control_rows += any(_has_control_character(text) for text in _texts(record))
     if rows_read == 0:
         raise DataError(f"{source}: no rows. The file is empty or holds only a header.")
     faults.raise_above(max_bad_rows, rows_read=rows_read)
@@ -122,48 +126,30 @@ def read_records(
         examples=faults.frozen_examples(),
         control_character_rows=control_rows,
     )
+    if num_samples is not None:
+        records = _sampled(records, num_samples)[:limit]
     return ReadResult(tuple(records), report)
 
 
-def fingerprint(source: str) -> str:
-    """SHA-256 (hex) of a file's bytes; for a hub data set, of its name and revision fingerprint.
+def fingerprint(source: str, *, dataset_dir: str | None = None) -> str:
+    """SHA-256 (hex) of a file's bytes; of a hub data set's name and revision; of an entry's files and definition.
 
     Raises:
         DataError: If the source does not exist.
     """
-    path = Path(source)
-    if path.is_file():
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    if is_hub_name(source) and path.suffix.lower() not in _FILE_READERS:
-        return hub_fingerprint(source)
-    raise _missing(path, source)
+    return find_source(source, dataset_dir=dataset_dir).fingerprint()
 
 
-def _source_rows(source: str) -> Iterator[SourceRow]:
-    path = Path(source)
-    kinds = ", ".join(_FILE_READERS)
-    if path.is_dir():
-        raise DataError(f"{source}: is a folder; give one file ({kinds}).")
-    if path.is_file():
-        reader = _FILE_READERS.get(path.suffix.lower())
-        if reader is None:
-            raise DataError(f"{source}: files of kind '{path.suffix or '(no ending)'}' are not read; one of {kinds}.")
-        if path.stat().st_size == 0:
-            raise DataError(f"{source}: the file is empty (0 bytes).")
-        return reader(path, source)
-    if is_hub_name(source) and path.suffix.lower() not in _FILE_READERS:
-        return hub_rows(source)
-    raise _missing(path, source)
+def _sampled(records: Sequence[Record], num_samples: int) -> list[Record]:
+    """As many records as asked for, chosen by content hash, in file order; all of them again where more are asked."""
+    repeats, rest = divmod(num_samples, len(records))
+    texts = ["\x1f".join(_texts(record)).encode("utf-8", "surrogatepass") for record in records]
+    order = sorted(range(len(records)), key=lambda index: hashlib.sha256(texts[index]).digest())
+    return [*(list(records) * repeats), *(records[index] for index in sorted(order[:rest]))]
 
 
-def _missing(path: Path, source: str) -> DataError:
-    folder = path.parent
-    if not folder.is_dir():
-        return DataError(f"{source}: no such file (there is no folder '{folder}').")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in _FILE_READERS)
-    held = f" '{folder}' holds: {', '.join(names[:8])}." if names else f" '{folder}' holds no data file."
-    return DataError(f"{source}: no such file.{suggest(path.name, names)}{held}")
+def _texts(record: Record) -> list[str]:
+    return [*(turn.content for turn in record.turns), *record.alternatives]
 
 
 def _check_columns_seen(columns: Mapping[str, str], seen: set[str], source: str) -> None:

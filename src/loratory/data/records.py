@@ -38,11 +38,15 @@ class Record:
         turns: The conversation; system first if any. The last turn is the assistant's when the row has an answer.
         fields: The row's own text fields (instruction, input, output, …), which field templates fill in.
         origin: Where the row came from.
+        alternatives: Of a preference pair, the chosen and the rejected answer; the turns then end with the question.
+        label: Of a row with a judged answer, whether the answer is a good one.
     """
 
     turns: tuple[Turn, ...]
     origin: Origin
     fields: Mapping[str, str] = field(default_factory=dict)
+    alternatives: tuple[str, ...] = ()
+    label: bool | None = None
 
     @property
     def answer(self) -> str | None:

@@ -60,7 +60,7 @@ class RowForm:
         """
         if not isinstance(row, Mapping):
             raise RowFault("row is not an object", f"got {show(row)}")
-        system = _optional_text(row, self.columns["system"])
+        system = optional_text(row, self.columns["system"])
         if system is None or not system.strip():
             system = self.system
         if self.name == "chat":
@@ -74,15 +74,15 @@ class RowForm:
 
     def _single_exchange(self, row: Mapping[str, object]) -> tuple[tuple[Turn, ...], dict[str, str]]:
         ask, answer = _REQUIRED[self.name]
-        fields = {ask: _text(row, self.columns[ask])}
+        fields = {ask: text_field(row, self.columns[ask])}
         if self.name == "alpaca":
-            fields["input"] = _optional_text(row, self.columns["input"]) or ""
+            fields["input"] = optional_text(row, self.columns["input"]) or ""
         user = "\n".join(text for text in (fields[ask], fields.get("input", "")) if text)
         if not user.strip():
             raise RowFault("empty prompt", field=self.columns[ask])
         turns: tuple[Turn, ...] = (Turn("user", user),)
         column = self.columns[answer]
-        reply = _text(row, column) if self.require_answer else _optional_text(row, column)
+        reply = text_field(row, column) if self.require_answer else optional_text(row, column)
         if reply is not None and reply.strip():
             fields[answer] = reply
             turns = (*turns, Turn("assistant", reply))
@@ -160,7 +160,12 @@ def _near_fields(name: str) -> list[str]:
     return [field for field in known if field in suggest(name, known)]
 
 
-def _text(row: Mapping[str, object], column: str) -> str:
+def text_field(row: Mapping[str, object], column: str) -> str:
+    """The text in a column that must be there.
+
+    Raises:
+        RowFault: If the column is missing or does not hold text.
+    """
     if column not in row:
         ours = [name for name in row if isinstance(name, str)]
         near = suggest(column, ours)
@@ -169,15 +174,25 @@ def _text(row: Mapping[str, object], column: str) -> str:
             f"the row has {', '.join(ours) or 'no fields'}.{near} Map other names with data.columns",
             field=column,
         )
-    return _checked(row[column], column)
+    return checked_text(row[column], column)
 
 
-def _optional_text(row: Mapping[str, object], column: str) -> str | None:
+def optional_text(row: Mapping[str, object], column: str) -> str | None:
+    """The text in a column, or None where it is missing or null.
+
+    Raises:
+        RowFault: If the column holds something else.
+    """
     value = row.get(column)
-    return None if value is None else _checked(value, column)
+    return None if value is None else checked_text(value, column)
 
 
-def _checked(value: object, field: str) -> str:
+def checked_text(value: object, field: str) -> str:
+    """The value if it is text that UTF-8 can write.
+
+    Raises:
+        RowFault: Otherwise; names the field.
+    """
     if not isinstance(value, str):
         raise RowFault("not text", f"got {show(value)}; write it in quotes to have it as text", field=field)
     if not value.isascii():
@@ -216,7 +231,7 @@ def _turn(message: object, place: str) -> Turn:
         raise RowFault("unknown role", f"got {show(role)}; allowed: {allowed}", field=f"{place}.{role_key}")
     if text_key not in message:
         raise RowFault("missing field", f"the message has {', '.join(map(str, message))}", field=f"{place}.{text_key}")
-    content = _checked(message[text_key], f"{place}.{text_key}")
+    content = checked_text(message[text_key], f"{place}.{text_key}")
     if not content.strip() and role != "system":
         raise RowFault("empty message", f"role {role}", field=f"{place}.{text_key}")
     return Turn(_ROLES[role], content)

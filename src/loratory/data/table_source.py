@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from loratory.data.json_source import SourceRow
@@ -11,9 +12,27 @@ from loratory.errors import DataError, MissingExtraError
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<split>[\w.-]+))?")
 
 
-def is_hub_name(source: str) -> bool:
-    """Whether the text can name a hub data set: `owner/name` or `owner/name:split`."""
-    return _HUB_NAME.fullmatch(source) is not None
+@dataclass(frozen=True, slots=True)
+class HubDataset:
+    """A data set of the hub.
+
+    Attributes:
+        name: `owner/name`, or a bare name for the hub's oldest ones.
+        split: Which split.
+        subset: Configuration, if it has several.
+        folder: Only the files in this folder of it.
+    """
+
+    name: str
+    split: str = "train"
+    subset: str | None = None
+    folder: str | None = None
+
+
+def parse_hub_name(source: str) -> HubDataset | None:
+    """The hub data set that a text names: `owner/name` or `owner/name:split`; None if it cannot name one."""
+    match = _HUB_NAME.fullmatch(source)
+    return HubDataset(match["name"], split=match["split"] or "train") if match else None
 
 
 def parquet_rows(path: Path, file: str) -> Iterator[SourceRow]:
@@ -39,7 +58,7 @@ def parquet_rows(path: Path, file: str) -> Iterator[SourceRow]:
         raise DataError(f"{file}:{number + 1}: not a readable Parquet file: {error}") from None
 
 
-def hub_rows(source: str) -> Iterator[SourceRow]:
+def hub_rows(dataset: HubDataset, source: str) -> Iterator[SourceRow]:
     """Rows of a hub data set, read by the datasets library from its cache or the hub.
 
     That library guesses types where a data set holds bare CSV or JSON files; values it made into something else than
@@ -49,28 +68,25 @@ def hub_rows(source: str) -> Iterator[SourceRow]:
         MissingExtraError: If datasets is not installed.
         DataError: If the data set or split is not there or cannot be reached.
     """
-    yield from enumerate(_hub_dataset(source), start=1)
+    yield from enumerate(_loaded(dataset, source), start=1)
 
 
-def hub_fingerprint(source: str) -> str:
+def hub_fingerprint(dataset: HubDataset, source: str) -> str:
     """SHA-256 over the name and the library's content-and-revision fingerprint."""
-    return hashlib.sha256(f"{source}\x1f{_hub_dataset(source)._fingerprint}".encode()).hexdigest()
+    return hashlib.sha256(f"{source}\x1f{_loaded(dataset, source)._fingerprint}".encode()).hexdigest()
 
 
-def _hub_dataset(source: str):  # type: ignore[no-untyped-def]
+def _loaded(dataset: HubDataset, source: str):  # type: ignore[no-untyped-def]
     try:
         import datasets
     except ImportError:
         raise MissingExtraError("Reading data sets from the hub", "datasets") from None
-    match = _HUB_NAME.fullmatch(source)
-    assert match is not None
-    split = match["split"] or "train"
     try:
-        return datasets.load_dataset(match["name"], split=split)
+        return datasets.load_dataset(dataset.name, dataset.subset, data_dir=dataset.folder, split=dataset.split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{source}: cannot read this hub data set (split '{split}'): {first}. Without a network, download the data "
-            "elsewhere and give the path of a .json, .jsonl, .csv or .parquet file; another split is named as "
-            f"'{match['name']}:SPLIT'."
+            f"{source}: cannot read this hub data set ('{dataset.name}', split '{dataset.split}'): {first}. Without a "
+            "network, download the data elsewhere and give the path of a .json, .jsonl, .csv or .parquet file (in a "
+            f"dataset_info.json: file_name); another split is named as '{dataset.name}:SPLIT'."
         ) from None
