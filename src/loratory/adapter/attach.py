@@ -184,20 +184,24 @@ def _check_options(model: PreTrainedModel, section: AdapterConfig) -> None:
 def _check_same(section: AdapterConfig, file: LoraFile) -> None:
     """An option that the user wrote and that the adapter on disk contradicts is an error, not silently ignored."""
     pairs = (
-        ("rank", section.rank, file.rank),
-        ("alpha", section.alpha, file.alpha),
-        ("bias", section.bias, file.bias),
-        ("use_rslora", section.use_rslora, file.use_rslora),
-        ("use_dora", section.use_dora, file.use_dora),
-        ("rank_pattern", section.rank_pattern, file.rank_pattern),
-        ("alpha_pattern", section.alpha_pattern, file.alpha_pattern),
+        ("rank", file.rank),
+        ("alpha", file.alpha),
+        ("bias", file.bias),
+        ("use_rslora", file.use_rslora),
+        ("use_dora", file.use_dora),
+        ("rank_pattern", file.rank_pattern),
+        ("alpha_pattern", file.alpha_pattern),
     )
-    faults = [
-        f"adapter.{name}: {asked!r}, but the adapter at adapter.path has {have!r}; leave it out to continue that "
-        "adapter, or set create_new_adapter: true"
-        for name, asked, have in pairs
-        if name in section.model_fields_set and asked is not None and asked != have
-    ]
+    faults = []
+    for name, have in pairs:
+        asked = getattr(section, name)
+        # A resolved configuration spells out the defaults, which therefore say nothing.
+        is_default = asked == type(section).model_fields[name].get_default(call_default_factory=True)
+        if not is_default and asked != have:
+            faults.append(
+                f"adapter.{name}: {asked!r}, but the adapter at adapter.path has {have!r}; leave it out to continue "
+                "that adapter, or set create_new_adapter: true"
+            )
     if faults:
         raise AdapterError("\n".join(faults))
 
