@@ -27,8 +27,8 @@ adapter:
   alpha: 32
   targets: all
 train:
-  max_steps: 60
-  batch_size: 16
+  max_steps: 125
+  batch_size: 8
   learning_rate: 2.0e-3
   schedule: cosine
   warmup_ratio: 0.05
