@@ -19,7 +19,7 @@ from loratory.tree.fused.linear import LinearGroup
 from loratory.tree.fused.weights import LayerWeights, NormWeights
 
 CHUNK_TOKENS = 512
-"""Tokens per chunk: enough rows for GEMM at full speed, few enough that an MLP buffer (3 MB at 1536 wide) stays cached."""
+"""Tokens per chunk: enough rows for GEMM at full speed, few enough that an MLP buffer (3 MB) stays in cache."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
