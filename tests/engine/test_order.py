@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from loratory.engine.order import BatchPlan, epoch_batches, permutation
+from loratory.engine.order import BatchPlan, epoch_batches
+from loratory.engine.permutation import permutation
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:

@@ -1,6 +1,7 @@
 """Two real processes against one."""
 
 import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def test_two_processes_train_what_one_trains(make_config, children, tmp_path: Pa
     single.start()
     single.join(60)
     assert single.exitcode == 0, (tmp_path / "one.log").read_text()
+    shutil.rmtree(outputs / ".tokens")  # the pair tokenises for itself: the main process first
     port = free_port()
     config = make_config({**SETTINGS, "run.name": "two"})
     pair = []
@@ -48,6 +50,7 @@ def test_two_processes_train_what_one_trains(make_config, children, tmp_path: Pa
     logs = [(tmp_path / f"two-{rank}.log").read_text() for rank in range(2)]
     assert [p.exitcode for p in pair] == [0, 0], logs
     assert logs[1] == ""  # only the main process speaks
+    assert len(list((outputs / ".tokens").iterdir())) == 1
     one = load_file(outputs / "one" / "final_model" / "adapter_model.safetensors")
     two = load_file(outputs / "two" / "final_model" / "adapter_model.safetensors")
     for name in one:

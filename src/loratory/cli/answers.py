@@ -43,6 +43,7 @@ def predict(
         max_bad_rows=section.max_bad_rows,
         limit=limit,
         require_answer=False,
+        dataset_dir=section.dataset_dir,
     )
     records = reading.records
     if reading.report.dropped:

@@ -8,17 +8,34 @@ from loratory.config.section import Section
 
 RowFormat = Literal["auto", "alpaca", "prompt_completion", "chat"]
 Truncation = Literal["error", "truncate", "drop"]
+MixStrategy = Literal["concat", "interleave_under", "interleave_over"]
 
 
 class DataConfig(Section):
     """Training and validation rows and how one row becomes tokens with weights."""
 
-    train: str = Field(description="Training rows: a .json, .jsonl, .csv or .parquet file, or a hub name.")
-    validation: str | None = Field(None, description="Validation rows; without them `val_size` splits some off.")
+    train: str | list[str] = Field(
+        description="Training rows: a .json, .jsonl, .csv or .parquet file, an entry of dataset_dir, or a hub name; "
+        "several as a list or with commas."
+    )
+    validation: str | list[str] | None = Field(
+        None, description="Validation rows, named as for `train`; without them `val_size` splits some off."
+    )
     val_size: int | float = Field(
         0, ge=0, description="Rows (integer) or share (below 1) split off for validation by content hash."
     )
     test: str | None = Field(None, description="Test rows: never trained on; what `loratory predict RUN` uses.")
+    dataset_dir: str | None = Field(
+        None, description="Folder with a dataset_info.json, whose entries `train`, `validation` and `test` may name."
+    )
+    mix_strategy: MixStrategy = Field(
+        "concat",
+        description="Several training sources: concat (all rows of all), or interleaved by mix_weights; an epoch ends "
+        "when the first source has given all its rows (interleave_under) or the last (interleave_over).",
+    )
+    mix_weights: list[float] | None = Field(
+        None, description="Share of each source in an interleaved epoch, in any unit; default: equal shares."
+    )
     format: RowFormat = Field("auto", description="Row form; auto recognises it from the first row's fields.")
     columns: dict[str, str] = Field(
         default_factory=dict, description="Our field name -> the file's column name, e.g. {output: answer}."
@@ -35,5 +52,9 @@ class DataConfig(Section):
         "error",
         description="Rows longer than cutoff_len: error, drop the row, or truncate the prompt's start.",
     )
-    max_samples: int | None = Field(None, ge=1, description="Use only the first n training rows.")
+    max_samples: int | None = Field(None, ge=1, description="Use only the first n rows of each training source.")
     max_bad_rows: int = Field(0, ge=0, description="Bad rows tolerated (skipped and counted) before an error.")
+    token_cache: bool = Field(
+        True,
+        description="Keep the tokenised rows in run.output_dir/.tokens and take them from there when nothing changed.",
+    )

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from loratory.data.contract import template_contract
+from loratory.data.contract import encoding_sha256, template_contract
 from loratory.data.records import Record
 from loratory.data.segments import Segment, SegmentEncoder
 from loratory.data.sequence import TokenSequence
@@ -93,6 +93,11 @@ class SegmentTemplate:
     def contract(self) -> dict[str, object]:
         """What must be equal at inference: name, stop ids, hashes over probe ids and the tokenizer (JSON-able)."""
         return template_contract(self, self._encoder.tokenizer)
+
+    def encoding_sha256(self) -> str:
+        """SHA-256 over all that decides what `sequence` makes of a record: template, tokenizer, training choices."""
+        choices = {"opening_ids": self._opening_ids, "train_on_inputs": self._train_on_inputs}
+        return encoding_sha256(self, self._encoder.tokenizer, definition=self._layout.definition, choices=choices)
 
     def _placed(self, record: Record, *, with_answer: bool) -> tuple[list[Segment], list[Segment]]:
         try:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from loratory.data.records import Origin, Record, Turn
+from loratory.data.sequence import TokenSequence
 from loratory.errors import TemplateError
 
 _ORIGIN = Origin("(probe)", 1)
@@ -24,6 +26,8 @@ class _Probed(Protocol):
     stop_token_ids: tuple[int, ...]
 
     def generation_prompt(self, record: Record) -> list[int]: ...
+
+    def sequence(self, record: Record) -> TokenSequence: ...
 
 
 def template_contract(template: _Probed, tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
@@ -44,6 +48,25 @@ def template_contract(template: _Probed, tokenizer: PreTrainedTokenizerBase) -> 
         "probe_sha256": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
     }
+
+
+def encoding_sha256(
+    template: _Probed,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    definition: str,
+    choices: Mapping[str, object],
+) -> str:
+    """SHA-256 over the contract, the template's own text, the training choices and the probes' ids and weights."""
+    encoded: list[object] = []
+    for probe in PROBES:
+        try:
+            sequence = template.sequence(probe)
+            encoded.append([sequence.token_ids.tolist(), sequence.weights.tolist(), sequence.prompt_length])
+        except TemplateError:
+            encoded.append("refused")
+    value = [template_contract(template, tokenizer), definition, dict(choices), encoded]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:

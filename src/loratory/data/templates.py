@@ -47,6 +47,10 @@ class BoundTemplate(Protocol):
         """What must be equal at inference: name, stop ids, hashes over rendered probes and tokenizer (JSON-able)."""
         ...
 
+    def encoding_sha256(self) -> str:
+        """SHA-256 over all that decides what `sequence` makes of a record."""
+        ...
+
 
 def bind_template(
     name: str,

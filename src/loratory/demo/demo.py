@@ -120,8 +120,8 @@ def _place_base_model(link: Path, given: Path | None) -> None:
     link.symlink_to(target, target_is_directory=True)
 
 
-def _read_rows(config: RunConfig, source: str | None) -> tuple[Record, ...]:
-    assert source is not None
+def _read_rows(config: RunConfig, source: str | list[str] | None) -> tuple[Record, ...]:
+    assert isinstance(source, str)
     section = config.data
     return read_records(
         source,
@@ -185,6 +185,7 @@ def _is_same_run(run: RunDirectory, config: RunConfig) -> bool:
     return (
         run.config.read_text(encoding="utf-8") == config_to_yaml(config)
         and isinstance(data, dict)
+        and isinstance(config.data.train, str)
         and data.get("train") == fingerprint(config.data.train)
     )
 

@@ -129,7 +129,9 @@ def _scorer(materials: Materials) -> Scorer:
 
 def _plan(section: TrainConfig, rows: PreparedRows) -> BatchPlan:
     lengths = [row.num_tokens for row in rows.train] if section.group_by_length else None
-    return BatchPlan(len(rows.train), section.batch_size, seed=section.seed, group_lengths=lengths)
+    return BatchPlan(
+        len(rows.train), section.batch_size, seed=section.seed, group_lengths=lengths, mixture=rows.mixture
+    )
 
 
 def _step(materials: Materials, scorer: Scorer, progress: Progress) -> TrainStep:

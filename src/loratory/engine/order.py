@@ -1,33 +1,28 @@
-"""Order of the rows: a pure function of (seed, epoch). Resume needs one integer, and no state to lose.
-
-Only raw words of PCG64 are used, whose stream numpy guarantees across versions, never a distribution's.
-"""
+"""Order of the rows: a pure function of (seed, epoch). Resume needs one integer, and no state to lose."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from loratory.engine.mixture import Mixture
+from loratory.engine.permutation import permutation
+
 _BATCHES_PER_GROUP = 50
 
 
-def permutation(num_rows: int, *, seed: int, epoch: int, stream: int = 0) -> npt.NDArray[np.int64]:
-    """A permutation of 0..num_rows-1 that depends on the arguments alone.
-
-    Args:
-        num_rows: How many rows.
-        seed: Seed of the run.
-        epoch: 0-based pass over the rows.
-        stream: Separates several permutations of one epoch.
-    """
-    words = np.random.PCG64(np.random.SeedSequence([seed, epoch, stream])).random_raw(num_rows)
-    return np.argsort(np.asarray(words), kind="stable").astype(np.int64)
-
-
 def epoch_batches(
-    num_rows: int, batch_size: int, *, seed: int, epoch: int, lengths: Sequence[int] | None = None
+    num_rows: int,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    lengths: Sequence[int] | None = None,
+    mixture: Mixture | None = None,
 ) -> list[npt.NDArray[np.int64]]:
-    """Row indices of each optimizer batch of one epoch; every row stands exactly once, the last rest is kept.
+    """Row indices of each optimizer batch of one epoch; without a mixture every row stands exactly once.
+
+    The last batch may be smaller; no row is left out for it.
 
     Args:
         num_rows: Rows of the data set.
@@ -36,8 +31,11 @@ def epoch_batches(
         epoch: 0-based epoch.
         lengths: Row lengths in tokens: batches then hold rows of similar length, in random order, the longest batch
             first, so that a run that does not fit in memory fails at once.
+        mixture: Which rows the epoch has, when several sources are mixed by weight.
     """
-    order = permutation(num_rows, seed=seed, epoch=epoch)
+    order = permutation(num_rows if mixture is None else mixture.num_positions, seed=seed, epoch=epoch)
+    if mixture is not None:
+        order = mixture.epoch_rows(seed=seed, epoch=epoch)[order]
     if lengths is None:
         return _cut(order, batch_size)
     length_of = np.asarray(lengths)
@@ -58,13 +56,28 @@ class BatchPlan:
     """Which rows each optimizer step of a run sees."""
 
     def __init__(
-        self, num_rows: int, batch_size: int, *, seed: int, group_lengths: Sequence[int] | None = None
+        self,
+        num_rows: int,
+        batch_size: int,
+        *,
+        seed: int,
+        group_lengths: Sequence[int] | None = None,
+        mixture: Mixture | None = None,
     ) -> None:
-        """Plan over `num_rows` > 0 rows; `group_lengths` turns on batches of similar length."""
+        """Plan over `num_rows` > 0 rows.
+
+        Args:
+            num_rows: How many rows there are.
+            batch_size: Rows per optimizer step.
+            seed: Seed of the run.
+            group_lengths: Length of each row in tokens; turns on batches of similar length.
+            mixture: Which rows each epoch has; None: every row once.
+        """
         self.num_rows = num_rows
         self.batch_size = batch_size
         self.seed = seed
-        self.steps_per_epoch = -(-num_rows // batch_size)
+        self.steps_per_epoch = -(-(num_rows if mixture is None else mixture.num_positions) // batch_size)
+        self._mixture = mixture
         self._lengths = group_lengths
         self._cached: tuple[int, list[npt.NDArray[np.int64]]] | None = None
 
@@ -78,6 +91,13 @@ class BatchPlan:
         """Row indices of 0-based step `step`."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._cached is None or self._cached[0] != epoch:
-            batches = epoch_batches(self.num_rows, self.batch_size, seed=self.seed, epoch=epoch, lengths=self._lengths)
+            batches = epoch_batches(
+                self.num_rows,
+                self.batch_size,
+                seed=self.seed,
+                epoch=epoch,
+                lengths=self._lengths,
+                mixture=self._mixture,
+            )
             self._cached = (epoch, batches)
         return self._cached[1][index]

@@ -7,8 +7,10 @@ from loratory.config import DataConfig
 from loratory.data.length import fit_length
 from loratory.data.reader import ReadReport, fingerprint, read_records
 from loratory.data.records import Record
+from loratory.data.sources import source_names
 from loratory.data.split import split_validation
 from loratory.data.templates import BoundTemplate
+from loratory.engine.mixture import Mixture
 from loratory.engine.rows import Row
 from loratory.errors import DataError
 from loratory.objective.loss import Objective
@@ -19,42 +21,84 @@ class PreparedRows:
     """Rows of a run.
 
     Attributes:
-        train: Training rows, never empty.
+        train: Training rows, never empty; the rows of several sources one source after the other.
         validation: Validation rows, possibly none.
+        source_sizes: Training rows of each source.
         fingerprints: Role -> sha256 of the source.
         notes: Lines for the user: rows skipped, shortened or dropped.
+        mixture: Which rows an epoch has when sources are mixed by weight; None: all of them once.
     """
 
     train: tuple[Row, ...]
     validation: tuple[Row, ...]
+    source_sizes: tuple[int, ...]
     fingerprints: Mapping[str, str]
     notes: tuple[str, ...]
+    mixture: Mixture | None = None
 
 
-def prepare_rows(section: DataConfig, template: BoundTemplate, objective: Objective) -> PreparedRows:
-    """Read, split and tokenise the rows.
+def data_fingerprints(section: DataConfig) -> dict[str, str]:
+    """Role -> sha256 of each source: 'train', or 'train.1', 'train.2', … where there are several; 'validation' alike.
+
+    Raises:
+        DataError: A source does not exist.
+    """
+    prints: dict[str, str] = {}
+    for role, value in (("train", section.train), ("validation", section.validation)):
+        names = source_names(value) if value is not None else ()
+        for number, name in enumerate(names, start=1):
+            key = role if len(names) == 1 else f"{role}.{number}"
+            prints[key] = fingerprint(name, dataset_dir=section.dataset_dir)
+    return prints
+
+
+def prepare_rows(
+    section: DataConfig,
+    template: BoundTemplate,
+    objective: Objective,
+    *,
+    fingerprints: Mapping[str, str] | None = None,
+) -> PreparedRows:
+    """Read, split and tokenise the rows; mixing them is left to `make_mixture`.
+
+    Args:
+        section: The configuration's section.
+        template: The bound template.
+        objective: Makes sequences of records.
+        fingerprints: `data_fingerprints(section)`, if it is known already.
 
     Raises:
         DataError: A file or row that cannot be used, rows too long under policy 'error', or nothing left to train on.
     """
-    fingerprints = {"train": fingerprint(section.train)}
     notes: list[str] = []
-    train, validation = _read_both(section, fingerprints, notes)
-    train_rows = _rows(train, "training", section, template, objective, notes)
-    if not train_rows:
-        raise DataError(f"{section.train}: no training row is left. Raise data.cutoff_len or check the rows.")
+    fingerprints = data_fingerprints(section) if fingerprints is None else fingerprints
+    names = source_names(section.train)
+    if not names:
+        raise DataError("data.train: names no source. Give a file, or the name of an entry of data.dataset_dir.")
+    train, validation = _read_both(section, names, notes)
+    train_rows: list[Row] = []
+    sizes = []
+    for name, records in zip(names, train, strict=True):
+        rows = _rows(records, "training" if len(names) == 1 else name, section, template, objective, notes)
+        if not rows:
+            raise DataError(f"{name}: no training row is left. Raise data.cutoff_len or check the rows.")
+        train_rows += rows
+        sizes.append(len(rows))
     validation_rows = _rows(validation, "validation", section, template, objective, notes)
-    return PreparedRows(tuple(train_rows), tuple(validation_rows), fingerprints, tuple(notes))
+    return PreparedRows(tuple(train_rows), tuple(validation_rows), tuple(sizes), fingerprints, tuple(notes))
 
 
 def _read_both(
-    section: DataConfig, fingerprints: dict[str, str], notes: list[str]
-) -> tuple[Sequence[Record], Sequence[Record]]:
-    records = _read(section.train, section, notes, limit=section.max_samples)
-    if section.validation is None:
-        return split_validation(records, section.val_size)
-    fingerprints["validation"] = fingerprint(section.validation)
-    return records, _read(section.validation, section, notes, limit=None)
+    section: DataConfig, names: Sequence[str], notes: list[str]
+) -> tuple[list[Sequence[Record]], list[Record]]:
+    """Training records per source, and validation records."""
+    sources = [_read(name, section, notes, limit=section.max_samples) for name in names]
+    if section.validation is not None:
+        held = [_read(name, section, notes, limit=None) for name in source_names(section.validation)]
+        return list(sources), [record for records in held for record in records]
+    whole, validation = split_validation([record for records in sources for record in records], section.val_size)
+    kept = {id(record) for record in whole}
+    return [[record for record in records if id(record) in kept] for records in sources], list(validation)
 
 
 def _read(source: str, section: DataConfig, notes: list[str], *, limit: int | None) -> tuple[Record, ...]:
@@ -65,6 +109,7 @@ def _read(source: str, section: DataConfig, notes: list[str], *, limit: int | No
         system=section.system,
         max_bad_rows=section.max_bad_rows,
         limit=limit,
+        dataset_dir=section.dataset_dir,
     )
     notes += _reading_notes(result.report)
     return result.records

@@ -4,12 +4,17 @@ Gradients are not averaged by a wrapper around the model: every rank adds what i
 makes the whole. So ranks may have different numbers of forward passes, or none, and the loss stays the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
+
+_LONG = timedelta(days=7)
 
 
 class Ranks:
@@ -71,3 +76,23 @@ class Ranks:
     def wait(self) -> None:
         """Barrier."""
         self._accelerator.wait_for_everyone()
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main rank runs the block first, the others when it is done or has failed.
+
+        They wait in a group of their own on the CPU, so that long work does not run into the time limit that the
+        device's collectives have.
+        """
+        if self.num == 1:
+            yield
+            return
+        group = torch.distributed.new_group(backend="gloo", timeout=_LONG)
+        try:
+            if not self.is_main:
+                torch.distributed.barrier(group)
+            yield
+        finally:
+            if self.is_main:
+                torch.distributed.barrier(group)
+            torch.distributed.destroy_process_group(group)

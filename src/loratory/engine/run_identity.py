@@ -12,7 +12,7 @@ from loratory.errors import IntegrityError
 # files hold is compared by content.
 _FREE_KEYS = {
     "model": {"model_name_or_path", "tokenizer_name_or_path", "gguf_file", "revision"},
-    "data": {"train", "validation", "test"},
+    "data": {"train", "validation", "test", "dataset_dir", "token_cache"},
     "train": {
         "micro_batch_size",
         "max_tokens_per_micro_batch",

@@ -20,9 +20,10 @@ from loratory.engine import random_state
 from loratory.engine.artefacts import ModelArtefacts
 from loratory.engine.assembly import Materials, assemble_loop
 from loratory.engine.optimizer import NamedOptimizer, make_optimizer, trainable_parameters
-from loratory.engine.prepare import PreparedRows, prepare_rows
+from loratory.engine.prepare import PreparedRows
 from loratory.engine.progress import Progress
 from loratory.engine.ranks import Ranks
+from loratory.engine.ready_rows import ready_rows
 from loratory.engine.run_identity import RunIdentity, relevant_config
 from loratory.engine.start import StartPoint, open_run, record_run, start_point
 from loratory.engine.state import load_optimizer, load_training_state
@@ -122,7 +123,7 @@ class _Session:
             train_on_inputs=config.data.train_on_inputs,
             add_eos_token=config.data.add_eos_token,
         )
-        rows = prepare_rows(config.data, template, objective)
+        rows = ready_rows(config, template, objective, ranks=self._ranks, note=self._note)
         for line in (*rows.notes, f"{len(rows.train)} training rows, {len(rows.validation)} validation rows"):
             self._note(line)
         random_state.seed_everything(config.train.seed + self._ranks.index)
