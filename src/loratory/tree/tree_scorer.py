@@ -66,10 +66,10 @@ class TreeScorer:
         return self._window is not None and tree.num_tokens > 0 and int(tree.positions_T.max()) >= self._window
 
     def _score(self, tree: TokenTree) -> tuple[torch.Tensor, torch.Tensor]:
-        weight = self._base.get_output_embeddings().weight
         device = self._base.device
         if len(tree.targets_N) == 0:
-            return weight.new_zeros(0), torch.zeros(0, dtype=torch.bool, device=device)
+            precision = torch.promote_types(self._base.dtype, torch.float32)
+            return torch.zeros(0, dtype=precision, device=device), torch.zeros(0, dtype=torch.bool, device=device)
         predictors_P, row_N = torch.unique(tree.predictors_N, return_inverse=True)
         predictors_P, row_N, targets_N = (x.to(device) for x in (predictors_P, row_N, tree.targets_N))
         arguments = forward_arguments(tree, device, self._base.dtype)
