@@ -67,3 +67,17 @@ def test_add_forward(bias: bool) -> None:
     out = torch.empty_like(residual)
     group.add_forward(x, x.new_empty(5, group.total_rank), residual, out)
     torch.testing.assert_close(out, (residual + plain(x, linear)).detach())
+
+
+def test_scales_of_a_norm_in_front() -> None:
+    linears = [make_linear(4, 3, bias=False, seed=1), make_linear(2, 2, bias=False, seed=5)]
+    x, rows, columns = random(5, 6, seed=2), random(5, 1, seed=3), random(6, seed=4)
+    grads = [random(5, 4, seed=6), random(5, 2, seed=7)]
+    group = LinearGroup(*linears)
+    u = x.new_empty(5, group.total_rank)
+    group.forward(x * rows * columns, u, [torch.empty_like(grad) for grad in grads])
+    plain_lora, scaled_lora = group.new_gradient(), group.new_gradient()
+    group.backward(grads, x * rows * columns, u, plain_lora)
+    group.backward(grads, x, u, scaled_lora, scale_T1=rows)
+    for got, expected in zip(scaled_lora.result(scale_I=columns), plain_lora.result(), strict=True):
+        torch.testing.assert_close(got, expected)

@@ -13,7 +13,7 @@ from loratory.tree.fused.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def step():
-    blocks = [torch.ones(5_000_000) for _ in range(4)]
+    blocks = [torch.ones(12_000_000) for _ in range(3)]
 for _ in range(4):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

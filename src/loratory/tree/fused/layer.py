@@ -173,15 +173,14 @@ class _AttentionHalf:
         for chunk in _chunks(x_TD.shape[0]):
             x = x_TD[chunk]
             rstd = rms_scale(x, weights.input_norm)
-            h = rms_norm(x, rstd, weights.input_norm, out=torch.empty_like(x))
             grad_q = self._rotated_backward(grads[0][chunk], heads.q_raw, weights.q_norm, chunk)
             grad_k = self._rotated_backward(grads[1][chunk], heads.k_raw, weights.k_norm, chunk)
             flat = [grad_q.flatten(1), grad_k.flatten(1), grads[2][chunk].flatten(1)]
-            v_TR = self._qkv.backward(flat, h, heads.u_TR[chunk], lora)
+            v_TR = self._qkv.backward(flat, x, heads.u_TR[chunk], lora, scale_T1=rstd)
             if into is not None:
-                grad_h = self._qkv.input_grad(flat, v_TR, h)
+                grad_h = self._qkv.input_grad(flat, v_TR, torch.empty_like(x))
                 rms_norm_backward(grad_h, x, rstd, weights.input_norm, into=into[chunk])
-        return lora.result()
+        return lora.result(scale_I=weights.input_norm.scale_D)
 
     def _rotated_backward(
         self, grad: torch.Tensor, raw: torch.Tensor, norm: NormWeights | None, chunk: slice
@@ -261,11 +260,10 @@ class _MlpHalf:
             grad_up = activated.mul_(grad_product)
             grad_gate = activate_backward(grad_product.mul_(up), gate, self._activation, out=product)
             rstd = rms_scale(x, self._norm)
-            h = rms_norm(x, rstd, self._norm, out=torch.empty_like(x))
-            v_TR = self._gate_up.backward([grad_gate, grad_up], h, u_TR[chunk], lora)
-            grad_h = self._gate_up.input_grad([grad_gate, grad_up], v_TR, h)
+            v_TR = self._gate_up.backward([grad_gate, grad_up], x, u_TR[chunk], lora, scale_T1=rstd)
+            grad_h = self._gate_up.input_grad([grad_gate, grad_up], v_TR, torch.empty_like(x))
             rms_norm_backward(grad_h, x, rstd, self._norm, into=out_TD[chunk])
-        return out_TD, [*lora.result(), *lora_down.result()]
+        return out_TD, [*lora.result(scale_I=self._norm.scale_D), *lora_down.result()]
 
 
 def _chunks(num_tokens: int) -> Iterator[slice]:

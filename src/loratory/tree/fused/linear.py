@@ -63,9 +63,22 @@ class LinearGroup:
                 out.addmm_(u_TR[:, ranks], linear.lora.b_OR.detach().t())
 
     def backward(
-        self, grads: list[torch.Tensor], x_TI: torch.Tensor, u_TR: torch.Tensor, lora: "GroupGradient"
+        self,
+        grads: list[torch.Tensor],
+        x_TI: torch.Tensor,
+        u_TR: torch.Tensor,
+        lora: "GroupGradient",
+        *,
+        scale_T1: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
-        """LoRA gradients into `lora`; see `input_grad` for that of the input. Returns the thin products v_TR."""
+        """LoRA gradients into `lora`; see `input_grad` for that of the input.
+
+        Behind an RMSNorm the input is `x * rstd * scale`. Its rows need not be made again: give the norm's own input
+        as `x_TI`, rstd as `scale_T1`, and the norm's scale to `GroupGradient.result`.
+
+        Returns:
+            The thin products v_TR for `input_grad`; None without LoRA.
+        """
         if self._a_RI is None:
             return None
         v_TR = torch.empty_like(u_TR)
@@ -73,7 +86,7 @@ class LinearGroup:
             if linear.lora is not None:
                 torch.mm(grad, linear.lora.b_OR.detach(), out=v_TR[:, ranks])
                 lora.add_b(ranks, u_TR, grad)
-        lora.add_a(v_TR, x_TI)
+        lora.add_a(v_TR if scale_T1 is None else v_TR * scale_T1, x_TI)
         return v_TR
 
     def input_grad(self, grads: list[torch.Tensor], v_TR: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
@@ -116,12 +129,13 @@ class GroupGradient:
         else:
             self._b_RO[ranks.start].addmm_(u_Tr.t(), grad_TO)
 
-    def result(self) -> list[torch.Tensor]:
-        """Gradients of A and B of each adapted linear, in order."""
+    def result(self, *, scale_I: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Gradients of A and B of each adapted linear, in order; `scale_I` scales the input columns of A's."""
         out: list[torch.Tensor] = []
         for linear, ranks in zip(self._group.linears, self._ranks, strict=True):
             if linear.lora is not None and ranks is not None:
                 assert self._a_RI is not None
-                out.append(self._a_RI[ranks] * linear.lora.scaling)
+                grad_a = self._a_RI[ranks] * linear.lora.scaling
+                out.append(grad_a if scale_I is None else grad_a.mul_(scale_I))
                 out.append(self._b_RO[ranks.start].t().contiguous())
         return out
