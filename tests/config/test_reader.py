@@ -70,6 +70,11 @@ def test_an_override_of_a_text_field_needs_no_quotes(text: str) -> None:
     assert build_config(MINIMAL, [f"data.system={text}"]).data.system == text
 
 
+def test_a_number_for_text_or_a_list_is_text() -> None:
+    assert build_config(MINIMAL, ["adapter.targets=7"]).adapter.targets == "7"
+    assert build_config(MINIMAL, ["adapter.targets=[a, b]"]).adapter.targets == ["a", "b"]
+
+
 def test_an_override_can_unset_and_can_be_quoted() -> None:
     values = {**MINIMAL, "data": {"train": "a", "system": "b"}}
     for empty in ("", "~", "null"):

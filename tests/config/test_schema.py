@@ -25,7 +25,7 @@ def test_the_reference_names_every_field() -> None:
     for field in config_fields().values():
         assert f"| `{field.name}` |" in page
     assert "| `rank` | a whole number | `8` |" in page
-    assert "| `train` | text | required |" in page
+    assert "| `train` | text or a list of text | required |" in page
 
 
 def test_types_are_described_in_words() -> None:

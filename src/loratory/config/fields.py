@@ -47,6 +47,12 @@ class ConfigField:
         """Whether every value but null is text, so that `key=007` on a command line needs no quotes."""
         return all(kind is str or kind is type(None) or isinstance(kind, str) for kind in _flat(self.annotation))
 
+    @property
+    def takes_text_or_list(self) -> bool:
+        """Whether a value is text or a list, so that a lone number on a command line can only be meant as text."""
+        kinds = _flat(self.annotation)
+        return str in kinds and not {int, float, bool} & {kind for kind in kinds if isinstance(kind, type)}
+
 
 @cache
 def config_fields() -> Mapping[str, ConfigField]:

@@ -116,6 +116,8 @@ def _apply_override(values: dict[str, Any], override: str) -> str | None:
             value = parse_document(text, f"{section}.{name}")
         except ConfigError as error:
             return " ".join(error.faults)
+        if field.takes_text_or_list and isinstance(value, bool | int | float) and len(parts) == 2:
+            value = text
     target = values.setdefault(section, {})
     if not isinstance(target, dict):
         return None
