@@ -9,6 +9,7 @@ import typer
 from loratory import __version__
 from loratory.cli.adapter import merge, show_adapter
 from loratory.cli.answers import chat, predict
+from loratory.cli.data import check, preview, stats, subset
 from loratory.cli.failure import failures_as_exit_codes
 from loratory.cli.training import show_config, show_schema, train
 
@@ -38,6 +39,9 @@ def make_app() -> typer.Typer:
     for verb in (train, predict, chat, demo):
         app.command()(verb)
     app.add_typer(_group("Show the configuration and its schema.", show=show_config, schema=show_schema), name="config")
+    app.add_typer(
+        _group("Look at rows before training.", check=check, subset=subset, stats=stats, preview=preview), name="data"
+    )
     app.add_typer(_group("Look into adapters and merge them.", show=show_adapter, merge=merge), name="adapter")
     return app
 

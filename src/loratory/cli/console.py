@@ -53,3 +53,16 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def running_count(what: str) -> Iterator[Callable[[int], None]]:
+    """A count on stderr of what is done where the end is not known; nothing when stderr is no terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done: None
+        return
+    with console.status(f"0 {what}") as status:
+        yield lambda done: status.update(f"{done:,} {what}")

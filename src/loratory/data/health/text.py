@@ -8,8 +8,8 @@ from loratory.data.records import Record
 
 # Scripts written without spaces: each character counts as a word.
 _DENSE = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af\u0e00-\u0e7f\U00020000-\U0003ffff"
-_ASCII_ASCII_LETTER = re.compile("[A-Za-z]")
-_WORD = re.compile(r"[0-9a-z_]+")
+_ASCII_LETTER = re.compile("[A-Za-z]")
+_ASCII_WORD = re.compile(r"[0-9a-z_]+")
 _WORD = re.compile(rf"[{_DENSE}]|[^\W{_DENSE}]+")
 
 _BLOCKS: tuple[tuple[int, int, str], ...] = (
