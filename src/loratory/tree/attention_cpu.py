@@ -5,7 +5,7 @@ partial results to merge. Scores are recomputed in the backward; saved are only 
 torch's flash kernel, whose blocks are slow both for short segments and in the backward of long ones.
 
 Heads: H query heads share G key heads, `H = G * S`, query head `g * S + s` reads key head g. Tensors here carry one
-zero row behind the T tokens (`T1`), which padded places point at.
+zero row behind the T tokens (`T1`) or Q queries (`Q1`), which padded places point at.
 """
 
 from typing import Any
@@ -31,6 +31,7 @@ def tree_attention(
     Returns:
         [T, H, K]; differentiable once.
     """
+    assert plan.first_query == 0
     assert q_THK.shape[0] == plan.num_tokens
     q, k, v = (torch.nn.functional.pad(t, (0, 0, 0, 0, 0, 1)) for t in (q_THK, k_TGK, v_TGK))
     out: torch.Tensor = _TreeAttention.apply(q, k, v, plan, scaling)  # type: ignore[no-untyped-call]
@@ -57,35 +58,38 @@ class _TreeAttention(torch.autograd.Function):
 
 
 def attention_forward(
-    q_T1HK: torch.Tensor, k_T1GK: torch.Tensor, v_T1GK: torch.Tensor, plan: AttentionPlan, *, scaling: float
+    q_Q1HK: torch.Tensor, k_T1GK: torch.Tensor, v_T1GK: torch.Tensor, plan: AttentionPlan, *, scaling: float
 ) -> torch.Tensor:
-    """Attention output [T, H, K]; inputs are contiguous with a zero row behind. No autograd."""
-    num_heads, num_key_heads, width = q_T1HK.shape[1], k_T1GK.shape[1], q_T1HK.shape[2]
+    """Attention output of the plan's queries [Q, H, K], without autograd.
+
+    q holds the queries only, k and v all T tokens; each is contiguous with a zero row behind.
+    """
+    num_heads, num_key_heads, width = q_Q1HK.shape[1], k_T1GK.shape[1], q_Q1HK.shape[2]
     rows = plan.rows(num_key_heads)
-    queries = _tile_rows(q_T1HK, rows, num_key_heads).mul_(scaling)
+    queries = _tile_rows(q_Q1HK, rows, num_key_heads).mul_(scaling)
     outputs = torch.empty_like(queries)
     for tile, place, key_rows in zip(plan.tiles, rows.tile_slices, rows.keys, strict=True):
         batch = num_key_heads * tile.num_blocks
         k, v = (t.view(-1, width).index_select(0, key_rows).view(batch, -1, width) for t in (k_T1GK, v_T1GK))
         probabilities = _probabilities(queries[place].view(batch, -1, width), k, tile)
         torch.bmm(probabilities, v, out=outputs[place].view(batch, -1, width))
-    return outputs.index_select(0, rows.unpadded).view(plan.num_tokens, num_heads, width)
+    return outputs.index_select(0, rows.unpadded).view(plan.num_queries, num_heads, width)
 
 
 def attention_backward(
-    grad_T1HK: torch.Tensor,
-    q_T1HK: torch.Tensor,
+    grad_Q1HK: torch.Tensor,
+    q_Q1HK: torch.Tensor,
     k_T1GK: torch.Tensor,
     v_T1GK: torch.Tensor,
     plan: AttentionPlan,
     *,
     scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of q [T, H, K], k and v [T, G, K]; the given gradient has a zero row behind as well."""
-    num_heads, num_key_heads, width = q_T1HK.shape[1], k_T1GK.shape[1], q_T1HK.shape[2]
+    """Gradients of q [Q, H, K], k and v [T, G, K]; the given gradient has a zero row behind as well."""
+    num_heads, num_key_heads, width = q_Q1HK.shape[1], k_T1GK.shape[1], q_Q1HK.shape[2]
     rows = plan.rows(num_key_heads)
-    queries = _tile_rows(q_T1HK, rows, num_key_heads).mul_(scaling)
-    grads = _tile_rows(grad_T1HK, rows, num_key_heads)
+    queries = _tile_rows(q_Q1HK, rows, num_key_heads).mul_(scaling)
+    grads = _tile_rows(grad_Q1HK, rows, num_key_heads)
     grad_queries = torch.empty_like(queries)
     grad_keys, grad_values = (grad_queries.new_empty(len(rows.padded), width) for _ in range(2))
     path_grads: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -102,7 +106,7 @@ def attention_backward(
         for joint, own in ((grad_k, grad_keys), (grad_v, grad_values)):
             own[place].view(batch, -1, width).copy_(joint[:, tile.path_length :])
         path_grads.append((_path_grad(grad_k, tile, num_key_heads), _path_grad(grad_v, tile, num_key_heads)))
-    grad_q = grad_queries.index_select(0, rows.unpadded).mul_(scaling).view(plan.num_tokens, num_heads, width)
+    grad_q = grad_queries.index_select(0, rows.unpadded).mul_(scaling).view(plan.num_queries, num_heads, width)
     grad_k, grad_v = (
         _with_paths(own, [pair[side] for pair in path_grads], plan, rows).view(plan.num_tokens, num_key_heads, width)
         for side, own in enumerate((grad_keys, grad_values))
@@ -110,9 +114,9 @@ def attention_backward(
     return grad_q, grad_k, grad_v
 
 
-def _tile_rows(x_T1HK: torch.Tensor, rows: TileRows, num_key_heads: int) -> torch.Tensor:
+def _tile_rows(x_Q1HK: torch.Tensor, rows: TileRows, num_key_heads: int) -> torch.Tensor:
     """Query-like rows in tile order, [*, S * K]."""
-    return x_T1HK.view(x_T1HK.shape[0] * num_key_heads, -1).index_select(0, rows.padded)
+    return x_Q1HK.view(x_Q1HK.shape[0] * num_key_heads, -1).index_select(0, rows.padded)
 
 
 def _probabilities(q: torch.Tensor, k: torch.Tensor, tile: Tile) -> torch.Tensor:
@@ -136,10 +140,12 @@ def _path_grad(joint: torch.Tensor, tile: Tile, num_key_heads: int) -> torch.Ten
 
 def _with_paths(own: torch.Tensor, paths: list[torch.Tensor], plan: AttentionPlan, rows: TileRows) -> torch.Tensor:
     """Key gradients [T * G, K]: those of the own blocks in tile order, plus those of the paths."""
-    num_rows = len(rows.unpadded)
-    out = own.new_empty(num_rows + num_rows // max(1, plan.num_tokens), own.shape[1])  # token T takes the padding
-    torch.index_select(own, 0, rows.unpadded, out=out[:num_rows])
+    num_key_heads = len(rows.unpadded) // max(1, plan.num_queries)
+    first, stop = plan.first_query * num_key_heads, plan.num_tokens * num_key_heads
+    out = own.new_empty(stop + num_key_heads, own.shape[1])  # token T takes the padding
+    out[:first].zero_()
+    torch.index_select(own, 0, rows.unpadded, out=out[first:stop])
     for path, path_rows in zip(paths, rows.paths, strict=True):
         if path_rows is not None:
             out.index_add_(0, path_rows, path)
-    return out[:num_rows]
+    return out[:stop]

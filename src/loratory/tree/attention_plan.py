@@ -78,8 +78,8 @@ class TileRows:
     """A plan's indices for one number of key heads G; row `t * G + g` is token t of key head g.
 
     Attributes:
-        padded: int64, query rows in tile order, (G, B, L) within each tile; rows of token T where padded.
-        unpadded: int64 [T * G], place in `padded` of each row.
+        padded: int64, query rows in tile order, (G, B, L) within each tile; rows behind the last query where padded.
+        unpadded: int64 [number of queries * G], place in `padded` of each query row.
         tile_slices: The part of `padded` of each tile.
         keys: int64 [G * B * (P + L)] of each tile, key rows.
         paths: int64 of each tile, the rows that path gradients belong to: [G * P] when the tile has one path, else
@@ -98,31 +98,40 @@ class AttentionPlan:
     """Tiles that together give every token its attention over its path.
 
     Attributes:
-        num_tokens: T.
+        num_tokens: T, tokens with keys.
+        first_query: Tokens from this one on are queries; those before were computed elsewhere.
         tiles: See `Tile`.
     """
 
     num_tokens: int
+    first_query: int
     tiles: tuple[Tile, ...]
     _rows: dict[int, TileRows] = field(default_factory=dict)
 
+    @property
+    def num_queries(self) -> int:
+        """Tokens that attend."""
+        return self.num_tokens - self.first_query
+
     @classmethod
-    def from_tree(cls, tree: TokenTree) -> "AttentionPlan":
+    def from_tree(cls, tree: TokenTree, *, first_query: int = 0) -> "AttentionPlan":
         """Plan the attention of a tree; a millisecond or so, once per micro-batch for all layers."""
-        return cls.from_segments(tree.segments, device=tree.tokens_T.device)
+        return cls.from_segments(tree.segments, first_query=first_query, device=tree.tokens_T.device)
 
     @classmethod
     def from_segments(
         cls,
         segments: Sequence[Segment],
         *,
+        first_query: int = 0,
         max_block_tokens: int = MAX_BLOCK_TOKENS,
         device: torch.device | str = "cpu",
     ) -> "AttentionPlan":
         """Plan from segments in flat order, each parent before its children."""
         num_tokens = segments[-1].stop if segments else 0
-        groups = _grouped(_blocks(segments, max_block_tokens))
-        return cls(num_tokens=num_tokens, tiles=tuple(_tile(group, num_tokens, device) for group in groups))
+        groups = _grouped(_blocks(segments, first_query, max_block_tokens))
+        tiles = tuple(_tile(group, num_tokens, device) for group in groups)
+        return cls(num_tokens=num_tokens, first_query=first_query, tiles=tiles)
 
     def rows(self, num_key_heads: int) -> TileRows:
         """Row indices for a layer with that many key heads; computed once."""
@@ -133,10 +142,10 @@ class AttentionPlan:
     def _make_rows(self, num_key_heads: int) -> TileRows:
         device = self.tiles[0].tokens.device if self.tiles else torch.device("cpu")
         heads_G1 = torch.arange(num_key_heads, device=device)[:, None]
-        parts = [(tile.tokens * num_key_heads + heads_G1).flatten() for tile in self.tiles]
+        parts = [((tile.tokens - self.first_query) * num_key_heads + heads_G1).flatten() for tile in self.tiles]
         ends = torch.tensor([0, *(len(part) for part in parts)]).cumsum(0).tolist()
         padded = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=device)
-        place = torch.empty((self.num_tokens + 1) * num_key_heads, dtype=torch.int64, device=device)
+        place = torch.empty((self.num_queries + 1) * num_key_heads, dtype=torch.int64, device=device)
         place[padded] = torch.arange(len(padded), device=device)
         keys: list[torch.Tensor] = []
         paths: list[torch.Tensor | None] = []
@@ -147,22 +156,24 @@ class AttentionPlan:
             paths.append(path_rows.flatten() if tile.path_length else None)
         return TileRows(
             padded=padded,
-            unpadded=place[: self.num_tokens * num_key_heads],
+            unpadded=place[: self.num_queries * num_key_heads],
             tile_slices=tuple(slice(start, stop) for start, stop in pairwise(ends)),
             keys=tuple(keys),
             paths=tuple(paths),
         )
 
 
-def _blocks(segments: Sequence[Segment], max_block_tokens: int) -> list[_Block]:
-    """All segments, the long ones cut into nearly equal blocks."""
+def _blocks(segments: Sequence[Segment], first_query: int, max_block_tokens: int) -> list[_Block]:
+    """All segments from the first query on, the long ones cut into nearly equal blocks."""
     blocks: list[_Block] = []
     path_behind: list[tuple[_Path, int]] = []
     for segment in segments:
         path, path_length = path_behind[segment.parent] if segment.parent >= 0 else ((), 0)
-        length = segment.stop - segment.start
+        begin = min(max(segment.start, first_query), segment.stop)
+        path, path_length = _extended(path, segment.start, begin), path_length + begin - segment.start
+        length = segment.stop - begin
         count = max(1, -(-length // max_block_tokens))
-        bounds = [segment.start + length * i // count for i in range(count + 1)]
+        bounds = [begin + length * i // count for i in range(count + 1)]
         for start, stop in pairwise(bounds):
             if stop > start:
                 blocks.append(_Block(start, stop, path, path_length))

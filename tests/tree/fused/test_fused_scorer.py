@@ -1,6 +1,7 @@
 """The tree law for the fused path: values and every gradient equal the padded twin's."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import peft
 import pytest
@@ -12,11 +13,12 @@ from tree_batches import deep_batch, template_batch, trained_tail
 
 from loratory.data.sequence import TokenSequence
 from loratory.tree.build import build_tree
-from loratory.tree.fused import layer as fused_layer
+from loratory.tree.fused import chunks
 from loratory.tree.fused.scorer import FusedScorer
 from loratory.tree.fused.weights import FAMILIES
 from loratory.tree.padded import PaddedScorer
 from loratory.tree.scorer import Scorer
+from loratory.tree.tree import TokenTree
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's
 
@@ -127,7 +129,7 @@ def test_every_kind_of_batch(batch: str) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_many_chunks(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_layer, "CHUNK_TOKENS", 7)
+    monkeypatch.setattr(chunks, "CHUNK_TOKENS", 7)
     assert_equals_twin(with_lora(tiny(family, torch.float64)), deep_batch(VOCAB), 1e-9)
 
 
@@ -149,3 +151,43 @@ def test_unequal_ranks_and_scalings() -> None:
 def test_adapter_on_upper_layers_only() -> None:
     model = with_lora(tiny("llama", torch.float64), target_modules=["q_proj", "down_proj"], layers_to_transform=[2])
     assert_equals_twin(model, deep_batch(VOCAB), 1e-9)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_one_root_for_all_passes_of_a_step(family: str) -> None:
+    """Three passes whose trees start alike but branch at different places, one of them with a second root."""
+    model = with_lora(tiny(family, torch.float64))
+    rows = template_batch(VOCAB, num_rows=9)
+    other = trained_tail([9, 8, 7, 6, 5], 2)
+    trees = [build_tree(part, min_saved_tokens=4) for part in (rows[:4], rows[4:5], [*rows[5:], other])]
+    scorer = FusedScorer(model)
+    grads = []
+    for is_shared in (False, True):
+        model.zero_grad()
+        with scorer.one_root(trees) if is_shared else nullcontext():
+            losses = [backward(scorer, tree) for tree in trees]
+        found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        grads.append(found | {"loss": torch.stack(losses)})
+    for name, expected in grads[0].items():
+        error = float((grads[1][name] - expected).norm() / expected.norm())
+        assert error < 1e-9, f"{name}: relative error {error:.1e}"
+
+
+def test_one_root_computes_the_root_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_lora(tiny("llama", torch.float32))
+    rows = template_batch(VOCAB)
+    trees = [build_tree([row]) for row in rows]
+    seen: list[int] = []
+    embedding = model.get_input_embeddings()
+    scorer = FusedScorer(model)
+    embedding.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[0]))
+    with scorer.one_root(trees):
+        for tree in trees:
+            backward(scorer, tree)
+    assert seen == [21, *(tree.num_tokens - 21 for tree in trees)]
+
+
+def backward(scorer: Scorer, tree: TokenTree) -> torch.Tensor:
+    loss = scorer.nll(tree).sum_nats
+    loss.backward()
+    return loss.detach()

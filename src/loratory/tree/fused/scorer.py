@@ -1,5 +1,7 @@
 """The fused scorer: a tree through the Llama family's layers, each one autograd function, and the label-only head."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,13 +12,25 @@ from transformers import PreTrainedModel
 from loratory.errors import ModelError
 from loratory.tree.attention_plan import AttentionPlan
 from loratory.tree.eligibility import base_of, eligibility
+from loratory.tree.fused.attention_half import LayerInput
 from loratory.tree.fused.elementwise import rms_norm, rms_norm_backward, rms_scale
-from loratory.tree.fused.layer import LayerInput, run_layer
-from loratory.tree.fused.weights import NormWeights, UnfusableError, final_norm, fused_refusal, read_layers
+from loratory.tree.fused.layer import KeysAndValues, run_layer, run_root_layer
+from loratory.tree.fused.root import SharedRoot, root_length
+from loratory.tree.fused.weights import (
+    LayerWeights,
+    NormWeights,
+    UnfusableError,
+    final_norm,
+    fused_refusal,
+    read_layers,
+)
 from loratory.tree.head import FrozenHead
 from loratory.tree.scorer import Scorer, WeightedNll
-from loratory.tree.tree import TokenTree
+from loratory.tree.tree import Segment, TokenTree
 from loratory.tree.tree_scorer import TreeScorer
+
+MIN_ROOT_TOKENS = 8
+"""A shorter shared root costs as much in calls as it saves in products."""
 
 
 class FusedScorer:
@@ -47,6 +61,7 @@ class FusedScorer:
         self._base = base_of(model)
         self._window = eligibility(model).window
         self._head: FrozenHead | None = None
+        self._root: SharedRoot | None = None
 
     def nll(self, tree: TokenTree) -> WeightedNll:
         """Weighted sum of negative log-likelihoods over the tree's labels."""
@@ -79,23 +94,64 @@ class FusedScorer:
         hidden_PD = self._hidden(tree, predictors_P)
         return self._linear_head()(_rms_norm(hidden_PD, final_norm(self._model)), row_N, tree.targets_N)
 
+    @contextmanager
+    def one_root(self, trees: Sequence[TokenTree]) -> Iterator[None]:
+        """Compute the beginning that the trees of an optimizer step share once for all of them.
+
+        Inside, score and differentiate the trees one after the other; gradients of the parameters are complete when
+        the context has been left. Outside, or for a tree that does not start like these, nothing changes. Gradients
+        are exactly those without the context; a shared beginning shorter than `MIN_ROOT_TOKENS` is not worth it.
+        """
+        length = root_length(trees)
+        if len(trees) < 2 or length < MIN_ROOT_TOKENS or any(self._other(tree) is not None for tree in trees):
+            yield
+            return
+        self._root = self._run_root(trees[0].tokens_T[:length], trees[0].positions_T[:length])
+        root = self._root
+        try:
+            yield
+        finally:
+            self._root = None
+        root.backward()
+
+    def _run_root(self, tokens_R: torch.Tensor, positions_R: torch.Tensor) -> SharedRoot:
+        layers = self._layers()
+        plan = AttentionPlan.from_segments([Segment(-1, 0, len(tokens_R))])
+        hidden_RD, shared = self._embed(tokens_R, positions_R, plan)
+        results: list[KeysAndValues] = []
+        for layer in layers:
+            hidden_RD, keys = run_root_layer(hidden_RD, layer, shared, is_last=layer is layers[-1])
+            results.append(keys)
+        return SharedRoot(tokens_R, results)
+
     def _hidden(self, tree: TokenTree, predictors_P: torch.Tensor) -> torch.Tensor:
         """Hidden states of the predictors in front of the final norm, [P, D]."""
+        layers = self._layers()
+        first = 0
+        roots: Sequence[KeysAndValues | None] = [None] * len(layers)
+        if self._root is not None and self._root.is_root_of(tree):
+            first, roots = len(self._root), self._root.layers
+        plan = AttentionPlan.from_tree(tree, first_query=first)
+        hidden_QD, shared = self._embed(tree.tokens_T[first:], tree.positions_T[first:], plan)
+        for layer, root in zip(layers[:-1], roots, strict=False):
+            hidden_QD = run_layer(hidden_QD, layer, shared, root=root)
+        return run_layer(hidden_QD, layers[-1], shared, rows_P=predictors_P - first, root=roots[-1])
+
+    def _layers(self) -> tuple[LayerWeights, ...]:
         try:
-            layers = read_layers(self._model)
+            return read_layers(self._model)
         except UnfusableError as error:
             raise ModelError(f"the model has changed since its scorer was made: {error}. Make a new one.") from error
-        hidden_TD = self._base.get_input_embeddings()(tree.tokens_T)
-        cos_1TK, sin_1TK = self._base.base_model.rotary_emb(hidden_TD, tree.positions_T[None])
-        half = cos_1TK.shape[-1] // 2
-        shared = LayerInput(
-            plan=AttentionPlan.from_tree(tree),
-            cos_T1J=cos_1TK[0, :, None, :half].contiguous(),
-            sin_T1J=sin_1TK[0, :, None, :half].contiguous(),
-        )
-        for layer in layers[:-1]:
-            hidden_TD = run_layer(hidden_TD, layer, shared)
-        return run_layer(hidden_TD, layers[-1], shared, rows_P=predictors_P)
+
+    def _embed(
+        self, tokens_Q: torch.Tensor, positions_Q: torch.Tensor, plan: AttentionPlan
+    ) -> tuple[torch.Tensor, LayerInput]:
+        """Embedded tokens, and what all layers share."""
+        hidden_QD = self._base.get_input_embeddings()(tokens_Q)
+        cos_1QK, sin_1QK = self._base.base_model.rotary_emb(hidden_QD, positions_Q[None])
+        half = cos_1QK.shape[-1] // 2
+        cos_Q1J, sin_Q1J = (t[0, :, None, :half].contiguous() for t in (cos_1QK, sin_1QK))
+        return hidden_QD, LayerInput(plan=plan, cos_Q1J=cos_Q1J, sin_Q1J=sin_Q1J)
 
     def _linear_head(self) -> FrozenHead:
         module = self._base.get_output_embeddings()
