@@ -1,5 +1,5 @@
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -62,3 +62,10 @@ def test_a_row_without_supervised_token_is_refused_by_place() -> None:
 
 def test_make_objective() -> None:
     assert make_objective(ObjectiveConfig(name="sft")).name == "sft"
+
+
+def test_an_answer_labelled_bad_is_not_taught() -> None:
+    template = OneTemplate([0, 1])
+    assert SftObjective().sequences(replace(RECORD, label=True), template)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"rows\.json:7: the answer is labelled a bad one"):
+        SftObjective().sequences(replace(RECORD, label=False), template)  # type: ignore[arg-type]

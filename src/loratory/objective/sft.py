@@ -20,8 +20,13 @@ class SftObjective:
         """The row as one sequence.
 
         Raises:
-            DataError: No token of the row is supervised.
+            DataError: No token of the row is supervised, or its answer is labelled a bad one.
         """
+        if record.label is False:
+            raise DataError(
+                f"{record.origin}: the answer is labelled a bad one, which supervised training would teach. Choose an "
+                "objective that learns from labels, or remove such rows."
+            )
         sequence = template.sequence(record)
         if sequence.num_supervised == 0:
             raise DataError(
