@@ -133,9 +133,12 @@ class GroupGradient:
         """Gradients of A and B of each adapted linear, in order; `scale_I` scales the input columns of A's."""
         out: list[torch.Tensor] = []
         for linear, ranks in zip(self._group.linears, self._ranks, strict=True):
-            if linear.lora is not None and ranks is not None:
-                assert self._a_RI is not None
-                grad_a = self._a_RI[ranks] * linear.lora.scaling
-                out.append(grad_a if scale_I is None else grad_a.mul_(scale_I))
-                out.append(self._b_RO[ranks.start].t().contiguous())
+            if linear.lora is None or ranks is None:
+                continue
+            if self._a_RI is None:  # no token came by
+                out += [torch.zeros_like(linear.lora.a_RI), torch.zeros_like(linear.lora.b_OR)]
+                continue
+            grad_a = self._a_RI[ranks] * linear.lora.scaling
+            out.append(grad_a if scale_I is None else grad_a.mul_(scale_I))
+            out.append(self._b_RO[ranks.start].t().contiguous())
         return out
