@@ -132,7 +132,7 @@ def test_stages_are_numbered_and_timed() -> None:
 @pytest.mark.real_weights
 def test_reduced_demo_on_the_real_model(tmp_path: Path) -> None:
     console, text = quiet_console()
-    reduced = ("train.max_steps=4", "data.max_samples=64")
+    reduced = ("train.max_steps=4", "data.max_samples=64", "evaluation.max_new_tokens=6")
     result = run_demo(tmp_path, console=console, overrides=reduced)
     assert BASE_NAME in text.getvalue()
     assert result.base["exact_match"].value <= 1.0
