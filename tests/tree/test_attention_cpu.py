@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from loratory.tree import attention_plan
 from loratory.tree.attention_cpu import tree_attention
 from loratory.tree.attention_plan import MAX_BLOCK_TOKENS, AttentionPlan
 from loratory.tree.tree import Segment
@@ -94,6 +95,13 @@ def test_equals_dense_in_single(name: str) -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_random_trees_equal_dense(seed: int) -> None:
     assert_equals_dense(random_segments(seed), torch.float64, 1e-12, block=[2, 4, 128][seed % 3])
+
+
+@pytest.mark.parametrize("max_kept_keys", [0, 30])
+def test_probabilities_made_again_or_kept(max_kept_keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_plan, "MAX_KEPT_KEYS", max_kept_keys)
+    assert_equals_dense(make_segments(TREES["pairs under a template"]), torch.float64, 1e-12)
+    assert_equals_dense(make_segments(TREES["long"]), torch.float64, 1e-12)
 
 
 def test_large_scores_stay_finite() -> None:

@@ -23,6 +23,10 @@ TILE_OVERHEAD_PAIRS = 2048
 MAX_TILE_PAIRS = 262_144
 """Bounds the scores of one tile: pairs x heads x 4 bytes, 9 MB for 9 heads."""
 
+MAX_KEPT_KEYS = 192
+"""Tiles with up to this many keys keep their probabilities for the backward: at most a quarter more memory per token
+and layer, for a quarter less work in attention."""
+
 _Path = tuple[tuple[int, int], ...]
 """Ranges of flat tokens from the root on."""
 
@@ -63,6 +67,11 @@ class Tile:
     has_one_path: bool
     path_is_padding: torch.Tensor | None
     _biases: dict[tuple[int, torch.dtype], torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def keeps_probabilities(self) -> bool:
+        """Whether the forward keeps them for the backward."""
+        return self.path_length + self.length <= MAX_KEPT_KEYS
 
     def causal_bias(self, num_shared: int, dtype: torch.dtype) -> torch.Tensor:
         """[L * S, L]: -inf where the key is behind the query, for S query heads per key head; computed once."""

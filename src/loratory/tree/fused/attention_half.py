@@ -28,21 +28,26 @@ class LayerInput:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heads:
-    """q of the Q queries, k and v of all T tokens, each with a zero row behind; and what their backward needs.
-
-    `q_raw`, `k_raw` are the queries' unnormalised heads in families with head norms, else empty.
-    """
+    """q of the Q queries, k and v of all T tokens, each with a zero row behind."""
 
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadsState:
+    """What the backward of the heads needs.
+
+    Attributes:
+        u_QR: Thin LoRA products.
+        q_raw: The queries' unnormalised heads in families with head norms, else empty.
+        k_raw: The same of the keys.
+    """
+
     u_QR: torch.Tensor
     q_raw: torch.Tensor
     k_raw: torch.Tensor
-
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """All of them, to be saved."""
-        return self.q, self.k, self.v, self.u_QR, self.q_raw, self.k_raw
 
 
 class AttentionHalf:
@@ -54,7 +59,7 @@ class AttentionHalf:
         self._qkv = LinearGroup(weights.q, weights.k, weights.v)
         self._o = LinearGroup(weights.o)
 
-    def heads(self, x_QD: torch.Tensor, root: tuple[torch.Tensor, torch.Tensor] | None) -> Heads:
+    def heads(self, x_QD: torch.Tensor, root: tuple[torch.Tensor, torch.Tensor] | None) -> tuple[Heads, HeadsState]:
         """Queries, keys and values; `root` holds keys and values of the tokens before the first query, if any."""
         weights, width, plan = self._weights, self._weights.head_width, self._shared.plan
         first = plan.first_query
@@ -82,7 +87,7 @@ class AttentionHalf:
             self._qkv.forward(h, u_QR[chunk], [t.flatten(1) for t in (raw_q, raw_k, own_v[chunk])])
             for raw, norm, t in ((raw_q, weights.q_norm, q), (raw_k, weights.k_norm, own_k)):
                 self._rotated(raw, norm, chunk, out=t[chunk])
-        return Heads(q, k, v, u_QR, *(x_QD.new_empty(0) if raw is None else raw for raw in raws))
+        return Heads(q, k, v), HeadsState(u_QR, *(x_QD.new_empty(0) if raw is None else raw for raw in raws))
 
     def _rotated(self, raw: torch.Tensor, norm: NormWeights | None, chunk: slice, *, out: torch.Tensor) -> None:
         if norm is not None:
@@ -93,7 +98,7 @@ class AttentionHalf:
         self,
         grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         x_QD: torch.Tensor,
-        heads: Heads,
+        state: HeadsState,
         *,
         into: torch.Tensor | None,
     ) -> list[torch.Tensor]:
@@ -105,10 +110,10 @@ class AttentionHalf:
         for chunk in chunks(x_QD.shape[0]):
             x = x_QD[chunk]
             rstd = rms_scale(x, weights.input_norm)
-            grad_q = self._rotated_backward(grads[0][chunk], heads.q_raw, weights.q_norm, chunk)
-            grad_k = self._rotated_backward(grads[1][chunk], heads.k_raw, weights.k_norm, chunk)
+            grad_q = self._rotated_backward(grads[0][chunk], state.q_raw, weights.q_norm, chunk)
+            grad_k = self._rotated_backward(grads[1][chunk], state.k_raw, weights.k_norm, chunk)
             flat = [grad_q.flatten(1), grad_k.flatten(1), grads[2][chunk].flatten(1)]
-            v_QR = self._qkv.backward(flat, x, heads.u_QR[chunk], lora, scale_T1=rstd)
+            v_QR = self._qkv.backward(flat, x, state.u_QR[chunk], lora, scale_T1=rstd)
             if into is not None:
                 grad_h = self._qkv.input_grad(flat, v_QR, torch.empty_like(x))
                 rms_norm_backward(grad_h, x, rstd, weights.input_norm, into=into[chunk])

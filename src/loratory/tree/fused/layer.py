@@ -1,8 +1,7 @@
 """One decoder layer of the Llama family as a single autograd function with a hand-written backward.
 
-Saved for the backward are the layer's input, q, k and v behind the rotary embedding, the attention output, the
-residual between the halves, gate, up, and thin LoRA products; norms, activation and its product are computed again.
-Tokens are worked on in chunks, so that what lives only for a moment stays in the processor's cache.
+Saved for the backward are the layer's input, what attention saves, its output, the residual between the halves, gate,
+up, and thin LoRA products; norms, activation and its product are computed again.
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from loratory.tree.attention_cpu import attention_backward, attention_forward
-from loratory.tree.fused.attention_half import AttentionHalf, Heads, LayerInput
+from loratory.tree.fused.attention_half import AttentionHalf, HeadsState, LayerInput
 from loratory.tree.fused.mlp_half import MlpHalf
 from loratory.tree.fused.weights import LayerWeights
 
@@ -94,15 +93,17 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         weights, plan = options.weights, options.shared.plan
         attention = AttentionHalf(weights, options.shared)
-        heads = attention.heads(x_QD, None if root_k is None or root_v is None else (root_k, root_v))
-        mixed = attention_forward(heads.q, heads.k, heads.v, plan, scaling=weights.scaling).flatten(1)
+        heads, state = attention.heads(x_QD, None if root_k is None or root_v is None else (root_k, root_v))
+        mixed, saved_attention = attention_forward(heads.q, heads.k, heads.v, plan, scaling=weights.scaling)
+        mixed = mixed.flatten(1)
         rows = x_QD
         if options.rows_P is not None:
             rows, mixed = x_QD[options.rows_P], mixed[options.rows_P]
         middle, u_o = attention.output(rows, mixed)
         out, saved_mlp = MlpHalf(weights).forward(middle, keeps=options.keeps)
         if options.keeps:
-            ctx.save_for_backward(x_QD, mixed, middle, u_o, *saved_mlp, *heads.tensors())
+            own = (x_QD, mixed, middle, u_o, state.u_QR, state.q_raw, state.k_raw)
+            ctx.save_for_backward(*own, *saved_mlp, *saved_attention)
             ctx.options = options
             ctx.set_materialize_grads(False)
         if options.shows_keys:
@@ -113,15 +114,14 @@ class _Layer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: torch.Tensor | None, *grad_keys: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_QD, mixed, middle, u_o, *others = ctx.saved_tensors
+        state, saved_mlp, saved_attention = HeadsState(*others[:3]), others[3:7], others[7:]
         weights, shared, rows_P = ctx.options.weights, ctx.options.shared, ctx.options.rows_P
-        saved_mlp, heads = others[:4], Heads(*others[4:])
         attention = AttentionHalf(weights, shared)
         grad_out = torch.zeros_like(middle) if grad_out is None else grad_out.contiguous()
         grad_middle, mlp_grads = MlpHalf(weights).backward(grad_out, middle, saved_mlp)
         grad_mixed, o_grads = attention.output_backward(grad_middle, mixed, u_o, rows_P)
-        grad_q, grad_k, grad_v = attention_backward(
-            grad_mixed.view(heads.q.shape), heads.q, heads.k, heads.v, shared.plan, scaling=weights.scaling
-        )
+        grad_heads = grad_mixed.view(-1, weights.num_heads, weights.head_width)
+        grad_q, grad_k, grad_v = attention_backward(grad_heads, saved_attention, shared.plan, scaling=weights.scaling)
         for total, grad in zip((grad_k, grad_v), grad_keys, strict=False):
             if grad is not None:
                 total.add_(grad)
@@ -131,6 +131,6 @@ class _Layer(torch.autograd.Function):
             if rows_P is not None:
                 grad_x = torch.zeros_like(x_QD).index_copy_(0, rows_P, grad_middle)
         first = shared.plan.first_query
-        qkv_grads = attention.heads_backward((grad_q, grad_k[first:], grad_v[first:]), x_QD, heads, into=grad_x)
+        qkv_grads = attention.heads_backward((grad_q, grad_k[first:], grad_v[first:]), x_QD, state, into=grad_x)
         root_grads = (grad_k[:first], grad_v[:first]) if ctx.needs_input_grad[2] else (None, None)
         return (None, grad_x, *root_grads, *qkv_grads, *o_grads, *mlp_grads)
