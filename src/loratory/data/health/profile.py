@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loratory.data.health.ledger import EXAMPLES, Finding, answer_text
-from loratory.data.health.text import ODD_CHARACTER, MarkerSearch, script_of
+from loratory.data.health.text import ODD_CHARACTER, MarkerSearch, script_of, words
 from loratory.data.records import Record
 
 MAX_ANSWERS = 10_000
@@ -84,7 +84,7 @@ class RowProfile:
         prompt_chars.append(len(question))
         prompt_words.append(len(question_words))
         answer_chars.append(len(answer))
-        answer_words.append(answer.count(" ") + 1 if answer else 0)
+        answer_words.append(len(answer.split() if answer.isascii() else words(answer)))
         self._scripts[script_of(question)] += 1
         if self._answers is not None:
             self._answers[answer] += 1

@@ -112,7 +112,7 @@ class Sketches:
         # Texts without words are alike in nothing: each gets bands of its own.
         for row, tokens in enumerate(self._waiting):
             if not tokens:
-                mixed[row] = np.uint64(len(self._bands[0]) + row) * _MIX
+                mixed[row] = (len(self._bands[0]) + row) * int(_MIX) % 2**64
         for number, band in enumerate(self._bands):
             band.frombytes(np.ascontiguousarray(mixed[:, number]).tobytes())
         self._waiting.clear()
