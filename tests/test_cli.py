@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +19,7 @@ from loratory.config.document import dump_document
 from loratory.errors import InterruptedRunError, NumericsError, UnsafeError
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT_S = 0.4
-HEAVY = ("torch", "transformers", "peft", "numpy", "pandas")
+HEAVY = ("torch", "transformers", "peft", "numpy", "pandas", "rich.markdown")
 
 
 def invoke(*arguments: object, text: str | None = None) -> Result:
@@ -41,27 +39,19 @@ BAD = {"model": {"model_name": "x"}, "data": {"train": "a.json"}, "train": {"lea
     ("arguments", "code"),
     [(["--version"], 0), (["--help"], 0), (["train", "--help"], 0), (["train", "bad.yaml"], 2), (["nonsense"], 2)],
 )
-def test_light_commands_answer_at_once_and_without_torch(arguments: list[str], code: int, tmp_path: Path) -> None:
+def test_light_commands_load_no_heavy_library(arguments: list[str], code: int, tmp_path: Path) -> None:
+    """How long they take is measured by `python -m benchmarks.startup`; here only what makes them slow is refused."""
     run_file(tmp_path, BAD).rename(tmp_path / "bad.yaml")
     script = (
-        "import sys, time, atexit\n"
+        "import sys, atexit\n"
         f"sys.argv = ['loratory', *{arguments!r}]\n"
-        "atexit.register(lambda: print('LOADED', [m for m in "
-        f"{HEAVY!r} if m in sys.modules], time.process_time()))\n"
+        f"atexit.register(lambda: print('LOADED', [m for m in {HEAVY!r} if m in sys.modules]))\n"
         "from loratory.cli import main\n"
         "main()\n"
     )
-    fastest = float("inf")
-    for _ in range(8):
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
-        assert done.returncode == code, done.stderr
-        loaded, _, seconds = done.stdout.splitlines()[-1].rpartition(" ")
-        assert loaded == "LOADED []"
-        fastest = min(fastest, float(seconds))
-        # More runnable processes than cores say nothing about our speed.
-        if fastest < LIMIT_S or os.getloadavg()[0] > (os.cpu_count() or 1):
-            return
-    pytest.fail(f"{fastest:.2f} s of CPU time; the law is {LIMIT_S}")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines()[-1] == "LOADED []"
 
 
 def test_python_dash_m_is_the_command() -> None:
