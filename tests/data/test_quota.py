@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratory.data.quota import largest_deviation, nested_quotas
+from loratory.data.quota import largest_deviation, largest_remainder, nested_quotas
 
 COUNTS = st.dictionaries(st.text(max_size=3), st.integers(0, 60), min_size=1, max_size=12)
 
@@ -38,3 +38,9 @@ def test_every_size_is_exact_within_one_row_and_nested(counts: dict[str, int]) -
 
 def test_largest_deviation_by_hand() -> None:
     assert largest_deviation({"a": 3, "b": 1}, {"a": 1, "b": 1}) == 0.5
+
+
+def test_largest_remainder_by_hand() -> None:
+    assert largest_remainder([6, 3, 1], 5) == [3, 2, 0]
+    assert largest_remainder([1, 1, 1], 2) == [1, 1, 0]
+    assert largest_remainder([2, 2], 4) == [2, 2]

@@ -16,7 +16,6 @@ from loratory.demo.telecom import (
     codes,
     cut,
     generate_telecom,
-    largest_remainder,
     telecom_rows,
 )
 
@@ -126,12 +125,6 @@ def test_names_of_products_are_unambiguous() -> None:
     names = [name.casefold() for product in PRODUCTS for name in product.names]
     assert len(set(names)) == len(names)
     assert not {product.vague.casefold() for product in PRODUCTS} & set(names)
-
-
-def test_largest_remainder_by_hand() -> None:
-    assert largest_remainder([6, 3, 1], 5) == [3, 2, 0]
-    assert largest_remainder([1, 1, 1], 2) == [1, 1, 0]
-    assert largest_remainder([2, 2], 4) == [2, 2]
 
 
 def test_cut_keeps_order_and_shares() -> None:

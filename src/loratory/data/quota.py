@@ -8,6 +8,7 @@ largest remainder, would not nest: a class may lose a row when the subset grows 
 
 from bisect import insort
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 
 def nested_quotas(counts: Mapping[str, int], sizes: Sequence[int]) -> dict[int, dict[str, int]]:
@@ -64,3 +65,18 @@ def largest_deviation(counts: Mapping[str, int], quotas: Mapping[str, int]) -> f
     if total == 0:
         return 0.0
     return max(abs(quotas.get(name, 0) * total - count * size) for name, count in counts.items()) / total
+
+
+def largest_remainder(weights: Sequence[int | Fraction], total: int) -> list[int]:
+    """Split `total` in proportion to the weights; what rounding down leaves goes to the largest remainders.
+
+    For one split alone; sizes that have to nest take `nested_quotas`. Exact (rational) arithmetic, ties to the earlier
+    weight, so the split is the same everywhere.
+    """
+    whole = Fraction(sum(weights))
+    ideal = [weight * total / whole for weight in weights]
+    quotas = [int(share) for share in ideal]
+    by_remainder = sorted(range(len(ideal)), key=lambda i: (quotas[i] - ideal[i], i))
+    for i in by_remainder[: total - sum(quotas)]:
+        quotas[i] += 1
+    return quotas

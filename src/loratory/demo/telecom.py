@@ -9,9 +9,9 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
+from loratory.data.quota import largest_remainder, nested_quotas
 from loratory.demo.intents import Goal, goals
 from loratory.demo.phrasing import phrase
 from loratory.run.commit import write_text
@@ -38,7 +38,7 @@ Questions to an invented mobile operator, each answered with the codes that its 
 - Made by `loratory.demo.telecom`, seed {seed}; the same seed gives the same bytes. No real customers, products or
   prices.
 - Shares of the answers fall like Zipf's law within each family of requests. The smaller cuts keep the shares
-  (largest remainder) and are nested: every row of `train_100.json` is in `train_400.json`, and that in `train.json`.
+  within one row and are nested: every row of `train_100.json` is in `train_400.json`, and that in `train.json`.
 - No question appears twice, in or across training and test rows. Both come from one generator, so a test score says how
   well the codes were learnt, not how a model would do with real customers.
 - A few questions are ambiguous on purpose ("my data add-on" when there are two), so a perfect score is not to be had.
@@ -89,11 +89,9 @@ def generate_telecom(directory: Path, *, seed: int = DEFAULT_SEED) -> TelecomFil
     """
     train, test = telecom_rows(seed=seed)
     sets: dict[str, list[TelecomRow]] = {"train": train, "test": test}
-    rows = train
-    for size in TRAIN_CUTS:
-        rows = cut(rows, size)
-        sets[f"train_{size}"] = rows
-    sets[f"test_{TEST_CUT}"] = cut(test, TEST_CUT)
+    for role, rows, sizes in (("train", train, TRAIN_CUTS), ("test", test, (TEST_CUT,))):
+        for size, quotas in nested_quotas(Counter(row.output for row in rows), sizes).items():
+            sets[f"{role}_{size}"] = _first_rows(rows, quotas)
 
     directory.mkdir(parents=True, exist_ok=True)
     for name, members in sets.items():
@@ -135,27 +133,18 @@ def telecom_rows(*, seed: int = DEFAULT_SEED) -> tuple[list[TelecomRow], list[Te
 def cut(rows: Sequence[TelecomRow], size: int) -> list[TelecomRow]:
     """Return `size` rows in their order such that each answer keeps its share, by largest remainder."""
     counts = Counter(row.output for row in rows)
-    left = dict(zip(counts, largest_remainder(list(counts.values()), size), strict=True))
+    return _first_rows(rows, dict(zip(counts, largest_remainder(list(counts.values()), size), strict=True)))
+
+
+def _first_rows(rows: Sequence[TelecomRow], quotas: Mapping[str, int]) -> list[TelecomRow]:
+    """The first rows of each answer, as many as its quota, in their order."""
+    left = dict(quotas)
     kept = []
     for row in rows:
         if left[row.output]:
             left[row.output] -= 1
             kept.append(row)
     return kept
-
-
-def largest_remainder(weights: Sequence[int | Fraction], total: int) -> list[int]:
-    """Split `total` in proportion to the weights; what rounding down leaves goes to the largest remainders.
-
-    Exact (rational) arithmetic, ties to the earlier weight, so the split is the same everywhere.
-    """
-    whole = Fraction(sum(weights))
-    ideal = [weight * total / whole for weight in weights]
-    quotas = [int(share) for share in ideal]
-    by_remainder = sorted(range(len(ideal)), key=lambda i: (quotas[i] - ideal[i], i))
-    for i in by_remainder[: total - sum(quotas)]:
-        quotas[i] += 1
-    return quotas
 
 
 def codes(answer: str) -> tuple[str, ...]:
