@@ -39,6 +39,8 @@ def test_every_difference_is_listed_at_once(identity: RunIdentity, make_config: 
     ("key", "value"),
     [
         ("train.micro_batch_size", 1),
+        ("train.memory_budget_gib", 3.0),
+        ("train.probe", False),
         ("train.save_steps", 3),
         ("train.gradient_checkpointing", True),
         ("data.train", "moved/train.json"),

@@ -20,7 +20,17 @@ class TrainConfig(Section):
         None, ge=1, description="Rows per forward pass; default: as many as fit max_tokens_per_micro_batch."
     )
     max_tokens_per_micro_batch: int | None = Field(
-        None, ge=1, description="Token budget of a forward pass when micro_batch_size is not given."
+        None,
+        ge=1,
+        description="Token budget of a forward pass; default, without micro_batch_size: from the memory budget.",
+    )
+    memory_budget_gib: float | None = Field(
+        None,
+        gt=0,
+        description="GiB that a process may use, on the GPU if there is one; default: a share of what is free.",
+    )
+    probe: bool = Field(
+        True, description="Try the longest batches and a checkpoint before training; short runs do without."
     )
     learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate.")
     schedule: Schedule = Field("cosine", description="Shape of the learning rate after warm-up.")

@@ -8,14 +8,17 @@ from pathlib import Path
 from rich.console import Console
 
 from loratory.config import RunConfig, TrainConfig
+from loratory.engine import random_state
 from loratory.engine.artefacts import ModelArtefacts
 from loratory.engine.display import make_display
 from loratory.engine.evaluate import Evaluator
 from loratory.engine.loop import LoopParts, TrainingLoop
+from loratory.engine.memory_budget import MemoryRoom, PassMemory
 from loratory.engine.optimizer import NamedOptimizer, trainable_parameters
 from loratory.engine.order import BatchPlan
 from loratory.engine.precision import autocast_dtype
 from loratory.engine.prepare import PreparedRows
+from loratory.engine.probe import ProbeParts, run_probe
 from loratory.engine.progress import Progress
 from loratory.engine.random_state import RandomState
 from loratory.engine.ranks import Ranks
@@ -23,17 +26,16 @@ from loratory.engine.rows import MicroBatching
 from loratory.engine.run_identity import RunIdentity
 from loratory.engine.saver import Saver
 from loratory.engine.schedule import make_schedule
+from loratory.engine.scoring import choose_micro_batching, choose_scorer, measure_memory
 from loratory.engine.state import TrainingState, save_optimizer, save_training_state
 from loratory.engine.step import TrainStep
 from loratory.engine.trackers import Tracker, make_trackers
 from loratory.objective import Objective
 from loratory.run import MetricsLog, RunDirectory
 from loratory.tree.scorer import Scorer
-from loratory.tree.scorers import make_scorer
 
-# A CPU's matrix units are busy from about 64 rows on, so more tokens per pass only cost memory there.
-_CPU_TOKENS_PER_PASS = 2048
-_GPU_TOKENS_PER_PASS = 8192
+# A run of fewer passes is over about as soon as its probe, and finds out as much.
+_MIN_PROBED_PASSES = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +68,7 @@ class Materials:
 
 
 def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) -> TrainingLoop:
-    """Build the loop of a run.
+    """Build the loop of a run; a new run's worst case is tried before anything is logged.
 
     Args:
         materials: What the rooms have produced.
@@ -76,12 +78,22 @@ def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) ->
     Raises:
         MissingExtraError: A tracker's library is not installed.
         IntegrityError: metrics.jsonl does not hold what the checkpoint counts.
+        ResourceError: Memory or disk will not do for the longest batches; see `run_probe`.
     """
-    section, ranks = materials.config.train, materials.ranks
-    scorer = _scorer(materials)
+    section, ranks, model = materials.config.train, materials.ranks, materials.artefacts.model
+    scorer = choose_scorer(model, section, ranks.device)
     materials.note(f"scoring path: {scorer.path} ({scorer.reason})")
+    room, memory = measure_memory(model, scorer, materials.rows, section, ranks)
+    batching = choose_micro_batching(
+        section, progress, scorer=scorer, room=room, memory=memory, ranks=ranks, note=materials.note
+    )
     plan = _plan(section, materials.rows)
     schedule = make_schedule(section, plan.total_steps(num_epochs=section.num_epochs, max_steps=section.max_steps))
+    step = _step(materials, scorer, batching, progress)
+    evaluator = _evaluator(materials, scorer, batching)
+    num_passes = _num_passes(materials, plan, batching) * schedule.total_steps
+    if section.probe and not progress.step and num_passes >= _MIN_PROBED_PASSES:
+        materials.note(run_probe(_probe(materials, batching, step, evaluator, room, memory)))
     metrics = None
     if ranks.is_main:
         metrics = stack.enter_context(MetricsLog(materials.run.metrics, keep_lines=progress.metrics_lines))
@@ -92,9 +104,9 @@ def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) ->
         rows=materials.rows.train,
         plan=plan,
         schedule=schedule,
-        step=_step(materials, scorer, progress),
+        step=step,
         optimizer=materials.optimizer,
-        evaluator=_evaluator(materials, scorer),
+        evaluator=evaluator,
         saver=Saver(
             materials.run.checkpoints,
             ranks=ranks,
@@ -112,19 +124,38 @@ def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) ->
     return TrainingLoop(parts, section, progress)
 
 
-def micro_batching(section: TrainConfig, *, is_gpu: bool) -> MicroBatching:
-    """Rows per pass as configured; without a setting, a token budget that suits the device."""
-    budget = section.max_tokens_per_micro_batch
-    if budget is None and section.micro_batch_size is None:
-        budget = _GPU_TOKENS_PER_PASS if is_gpu else _CPU_TOKENS_PER_PASS
-    return MicroBatching(section.micro_batch_size, budget)
+def _num_passes(materials: Materials, plan: BatchPlan, batching: MicroBatching) -> float:
+    """Forward passes of the first step, on average over the ranks."""
+    ranks = materials.ranks
+    passes = batching.cut(ranks.share([materials.rows.train[i] for i in plan.rows(0)]))
+    return ranks.sum([len(passes)])[0] / ranks.num
 
 
-def _scorer(materials: Materials) -> Scorer:
-    model = materials.artefacts.model
-    # The tree's own kernels take tensors as they are; autocast reaches only the model's ordinary forward.
-    is_mixed = autocast_dtype(materials.config.train, model.dtype) is not None
-    return make_scorer(model, path="padded" if is_mixed else "auto")
+def _probe(
+    materials: Materials,
+    batching: MicroBatching,
+    step: TrainStep,
+    evaluator: Evaluator | None,
+    room: MemoryRoom,
+    memory: PassMemory,
+) -> ProbeParts:
+    ranks, model = materials.ranks, materials.artefacts.model
+    write = _checkpoint_writer(materials)
+    return ProbeParts(
+        rows=materials.rows.train,
+        max_rows=-(-materials.config.train.batch_size // ranks.num),
+        micro_batching=batching,
+        step=step,
+        evaluator=evaluator,
+        parameters=trainable_parameters(model),
+        optimizer=materials.optimizer,
+        store=materials.run.checkpoints,
+        write_checkpoint=lambda folder: write(folder, Progress(), [random_state.capture()]),
+        ranks=ranks,
+        room=room,
+        memory=memory,
+        base_bytes=sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad),
+    )
 
 
 def _plan(section: TrainConfig, rows: PreparedRows) -> BatchPlan:
@@ -134,7 +165,7 @@ def _plan(section: TrainConfig, rows: PreparedRows) -> BatchPlan:
     )
 
 
-def _step(materials: Materials, scorer: Scorer, progress: Progress) -> TrainStep:
+def _step(materials: Materials, scorer: Scorer, batching: MicroBatching, progress: Progress) -> TrainStep:
     section, model = materials.config.train, materials.artefacts.model
     step = TrainStep(
         scorer,
@@ -142,7 +173,7 @@ def _step(materials: Materials, scorer: Scorer, progress: Progress) -> TrainStep
         parameters=trainable_parameters(model),
         optimizer=materials.optimizer,
         ranks=materials.ranks,
-        micro_batching=micro_batching(section, is_gpu=materials.ranks.device.type != "cpu"),
+        micro_batching=batching,
         max_grad_norm=section.max_grad_norm,
         autocast_dtype=autocast_dtype(section, model.dtype),
         dump_dir=materials.run.path,
@@ -152,7 +183,7 @@ def _step(materials: Materials, scorer: Scorer, progress: Progress) -> TrainStep
     return step
 
 
-def _evaluator(materials: Materials, scorer: Scorer) -> Evaluator | None:
+def _evaluator(materials: Materials, scorer: Scorer, batching: MicroBatching) -> Evaluator | None:
     if not materials.rows.validation:
         return None
     section, model = materials.config.train, materials.artefacts.model
@@ -162,7 +193,7 @@ def _evaluator(materials: Materials, scorer: Scorer) -> Evaluator | None:
         materials.objective,
         rows=materials.rows.validation,
         ranks=materials.ranks,
-        micro_batching=micro_batching(section, is_gpu=materials.ranks.device.type != "cpu"),
+        micro_batching=batching,
         autocast_dtype=autocast_dtype(section, model.dtype),
     )
 

@@ -9,7 +9,7 @@ from loratory.engine.ranks import Ranks
 from loratory.engine.rows import MicroBatching, Row
 from loratory.engine.step import autocast, merge_metrics
 from loratory.errors import NumericsError
-from loratory.objective.loss import Objective
+from loratory.objective.loss import LossSum, Objective
 from loratory.tree.build import build_tree
 from loratory.tree.scorer import Scorer
 
@@ -49,6 +49,21 @@ class Evaluator:
         # Similar lengths together: less padding, and the longest pass first, so that it fails at once if it must.
         by_length = sorted(rows, key=lambda row: -row.num_tokens)
         self._passes = micro_batching.cut(ranks.share(by_length))
+        self._micro_batching = micro_batching
+
+    @property
+    def largest_pass(self) -> Sequence[Row]:
+        """The rows of the pass with the most tokens; empty on a rank without rows."""
+        return max(self._passes, key=self._micro_batching.num_tokens, default=[])
+
+    def score(self, rows: Sequence[Row]) -> None:
+        """Compute one pass and forget it."""
+        self._model.eval()
+        try:
+            with torch.no_grad():
+                self._loss(rows)
+        finally:
+            self._model.train()
 
     def __call__(self, should_stop: Callable[[], bool]) -> EvaluationResult | None:
         """Evaluate; None when `should_stop` became true before the end. Draws no random number.
@@ -70,10 +85,7 @@ class Evaluator:
         for rows in self._passes:
             if is_stopped := should_stop():
                 break
-            with autocast(self._ranks.device, self._autocast_dtype):
-                loss = self._objective.loss(
-                    self._scorer, build_tree([sequence for row in rows for sequence in row.sequences])
-                )
+            loss = self._loss(rows)
             loss_sum += float(loss.sum)
             count += loss.count
             parts.append(loss.metrics)
@@ -87,3 +99,8 @@ class Evaluator:
             )
         metrics = merge_metrics(self._ranks.gather(merge_metrics(parts)))
         return EvaluationResult(mean, {name: total / n for name, (total, n) in metrics.items() if n})
+
+    def _loss(self, rows: Sequence[Row]) -> LossSum:
+        tree = build_tree([sequence for row in rows for sequence in row.sequences])
+        with autocast(self._ranks.device, self._autocast_dtype):
+            return self._objective.loss(self._scorer, tree)

@@ -45,6 +45,8 @@ class Progress:
         metrics_lines: Lines of metrics.jsonl that belong to this state.
         loss_scale: float16 only.
         loss_scale_good_steps: float16 only.
+        tokens_per_pass: Token budget of a pass, if there is one; a resumed run keeps it, because where a batch is cut
+            decides the last bits of its gradient.
         window: Sums since the last logged line.
     """
 
@@ -60,6 +62,7 @@ class Progress:
     metrics_lines: int = 0
     loss_scale: float = 1.0
     loss_scale_good_steps: int = 0
+    tokens_per_pass: int | None = None
     window: Window = field(default_factory=Window)
 
     def to_json(self) -> dict[str, object]:

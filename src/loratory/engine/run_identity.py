@@ -16,6 +16,8 @@ _FREE_KEYS = {
     "train": {
         "micro_batch_size",
         "max_tokens_per_micro_batch",
+        "memory_budget_gib",
+        "probe",
         "gradient_checkpointing",
         "num_threads",
         "logging_steps",

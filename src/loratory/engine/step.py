@@ -95,9 +95,9 @@ class TrainStep:
         passes = self._micro_batching.cut(self._ranks.share(rows))
         self._optimizer.optimizer.zero_grad(set_to_none=True)
         try:
-            losses = [self._backward(rows_of_pass, count) for rows_of_pass in passes]
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or _CPU_OUT_OF_MEMORY in str(error):
+            losses = [self.backward(rows_of_pass, count) for rows_of_pass in passes]
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
                 raise _out_of_memory(passes, step, error) from error
             raise
         loss_sum = self._loss_sum(losses, passes, step)
@@ -123,7 +123,8 @@ class TrainStep:
         self.scale.grow()
         return result
 
-    def _backward(self, rows: Sequence[Row], count: float) -> LossSum:
+    def backward(self, rows: Sequence[Row], count: float) -> LossSum:
+        """Add the gradient of one pass over these rows, divided by `count`; the loss without its graph."""
         tree = build_tree([sequence for row in rows for sequence in row.sequences])
         with autocast(self._ranks.device, self._autocast_dtype):
             loss = self._objective.loss(self._scorer, tree)
@@ -173,6 +174,11 @@ class TrainStep:
 def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
     """Mixed precision of a forward pass; nothing when `dtype` is None."""
     return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, on any device, or python found no memory."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or _CPU_OUT_OF_MEMORY in str(error)
 
 
 def sum_metrics(losses: Sequence[LossSum]) -> dict[str, tuple[float, float]]:
