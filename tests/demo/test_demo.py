@@ -115,7 +115,7 @@ def test_check_counts_answers_and_finds_leaks() -> None:
     assert (check.num_train, check.num_test, check.num_unseen) == (3, 2, 1)
     assert check.answers == {"x": 2, "y": 1}
     with pytest.raises(
-        DataError, match=r"1 test prompts are also training prompts \(f\.json:7 is in f\.json:2 \(normalised\)\)"
+        DataError, match=r"1 test prompts are also training prompts \(f\.json:7 is in f\.json:2 \(exact\)\)"
     ):
         check_data(train, [row("  B ", "x", 7)])
 

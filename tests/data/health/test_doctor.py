@@ -87,6 +87,7 @@ def test_near_duplicates(tmp_path: Path) -> None:
     ("train", "kind"),
     [
         (LONG, "exact"),
+        (LONG.upper().replace(" ", "  "), "exact"),
         (f"{LONG.upper()}!", "normalised"),
         (f"hello there, {' '.join(LONG.split()[:13])} and do other quite different things as well today", "ngram"),
         (LONG.replace("renews", "ends").replace("please ", ""), "ngram"),

@@ -19,8 +19,8 @@ class Leakage:
 
     Attributes:
         test_rows: Test rows compared.
-        exact: Questions that are, character for character, a training row's.
-        normalised: The same words; case, punctuation and spaces aside.
+        exact: Questions that are a training row's, up to case and spaces.
+        normalised: The same words, punctuation aside too.
         ngram: A run of 13 words in common.
         near: At least 0.8 of words and word pairs in common (MinHash estimate).
         examples: The first few, with places.
@@ -61,7 +61,7 @@ class QuestionIndex:
         """Index one test question."""
         index = len(self._places)
         self._places.append(place)
-        self._exact.setdefault(text_digest(question), []).append(index)
+        self._exact.setdefault(_plain_digest(question), []).append(index)
         self._normalised.setdefault(text_digest(" ".join(words)), []).append(index)
         for ngram in set(_ngrams(words)):
             number = self._numbers.setdefault(ngram, len(self._holders))
@@ -74,7 +74,7 @@ class QuestionIndex:
     def hold_against(self, question: str, words: Sequence[str], place: str) -> None:
         """Compare one training question."""
         for kind, index, digest in (
-            ("exact", self._exact, text_digest(question)),
+            ("exact", self._exact, _plain_digest(question)),
             ("normalised", self._normalised, text_digest(" ".join(words))),
         ):
             for row in index.get(digest, ()):
@@ -117,3 +117,7 @@ class QuestionIndex:
 
 def _ngrams(words: Sequence[str]) -> Iterable[str]:
     return (" ".join(words[i : i + NGRAM_WORDS]) for i in range(len(words) - NGRAM_WORDS + 1))
+
+
+def _plain_digest(text: str) -> int:
+    return text_digest(" ".join(text.split()).casefold())
