@@ -90,12 +90,11 @@ class RowProfile:
             self._answers[answer] += 1
             if len(self._answers) > MAX_ANSWERS:
                 self._answers = None
-        for text in (question, answer):
-            marker = self._markers.find(text)
-            if marker is not None:
-                self._note("markers", record, repr(marker))
-                break
-        odd = ODD_CHARACTER.search(question) or ODD_CHARACTER.search(answer)
+        whole = f"{question}\n{answer}"
+        marker = self._markers.find(whole)
+        if marker is not None:
+            self._note("markers", record, repr(marker))
+        odd = ODD_CHARACTER.search(whole)
         if odd is not None:
             self._note("odd", record, f"U+{ord(odd[0]):04X}")
         if len(answer) < 12 and answer.strip().casefold() in _PLACEHOLDERS:
