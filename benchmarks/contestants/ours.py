@@ -12,6 +12,7 @@ from benchmarks.measure import Meter
 from benchmarks.work import Work
 from loratory.data.sequence import TokenSequence
 from loratory.tree.build import build_tree
+from loratory.tree.fused.memory import keep_freed_memory
 from loratory.tree.scorers import make_scorer
 
 
@@ -27,6 +28,7 @@ def main() -> None:
     work = Work.read(arguments.work)
     torch.set_num_threads(work.num_threads)
     torch.manual_seed(work.seed)
+    keep_freed_memory()
 
     sequences = [_sequence(row["input_ids"], row["labels"]) for row in work.read_rows()]
     base = AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32)
@@ -43,14 +45,16 @@ def main() -> None:
         batch = sequences[step * work.batch_size : (step + 1) * work.batch_size]
         count = sum(sequence.weight_sum for sequence in batch)
         total = 0.0
-        for start in range(0, len(batch), micro_batch_size):
-            tree = build_tree(batch[start : start + micro_batch_size], share=not arguments.no_share)
-            loss = scorer.nll(tree).sum_nats
-            (loss / count).backward()
-            total += float(loss.detach())
-            num_unique += tree.num_tokens
-            num_labels += len(tree.targets_N)
-            num_path += tree.num_path_tokens
+        passes = [batch[start : start + micro_batch_size] for start in range(0, len(batch), micro_batch_size)]
+        trees = [build_tree(rows, share=not arguments.no_share) for rows in passes]
+        with scorer.one_root(trees):
+            for tree in trees:
+                loss = scorer.nll(tree).sum_nats
+                (loss / count).backward()
+                total += float(loss.detach())
+                num_unique += tree.num_tokens
+                num_labels += len(tree.targets_N)
+                num_path += tree.num_path_tokens
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -8,7 +8,7 @@ from loratory.adapter import attach_adapter
 from loratory.config import AdapterConfig, TrainConfig
 from loratory.engine.optimizer import make_optimizer, trainable_parameters
 from loratory.engine.ranks import Ranks
-from loratory.engine.rows import MicroBatching
+from loratory.engine.rows import MicroBatching, tree_of
 from loratory.engine.scoring import choose_scorer
 from loratory.engine.step import TrainStep
 from loratory.objective import SftObjective
@@ -43,7 +43,7 @@ def gradients(model: torch.nn.Module, scorer: Scorer, dtype: torch.dtype | None)
     )
     step.scale.value = 1.0
     some = rows()
-    step.backward(some, sum(row.count for row in some))
+    step.backward(tree_of(some), sum(row.count for row in some))
     return torch.cat([p.grad.flatten() for p in parameters.values() if p.grad is not None])
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from loratory.engine.ranks import Ranks
-from loratory.engine.rows import MicroBatching, Row
+from loratory.engine.rows import MicroBatching, Row, tree_of
 from loratory.engine.step import autocast, merge_metrics
 from loratory.errors import NumericsError
 from loratory.objective.loss import LossSum, Objective
-from loratory.tree.build import build_tree
 from loratory.tree.scorer import Scorer
 
 
@@ -101,6 +100,6 @@ class Evaluator:
         return EvaluationResult(mean, {name: total / n for name, (total, n) in metrics.items() if n})
 
     def _loss(self, rows: Sequence[Row]) -> LossSum:
-        tree = build_tree([sequence for row in rows for sequence in row.sequences])
+        tree = tree_of(rows)
         with autocast(self._ranks.device, self._autocast_dtype):
             return self._objective.loss(self._scorer, tree)

@@ -19,7 +19,7 @@ from loratory.engine.memory_budget import GIB, MIB, MemoryRoom, PassMemory, used
 from loratory.engine.optimizer import NamedOptimizer
 from loratory.engine.peak_memory import PeakMemory
 from loratory.engine.ranks import Ranks
-from loratory.engine.rows import MicroBatching, Row
+from loratory.engine.rows import MicroBatching, Row, tree_of
 from loratory.engine.step import TrainStep, is_out_of_memory
 from loratory.errors import ResourceError
 from loratory.run import CheckpointStore
@@ -110,7 +110,7 @@ class _Probe:
 
     def _train(self, rows: Sequence[Row]) -> None:
         self._optimizer.zero_grad(set_to_none=True)
-        self._parts.step.backward(rows, sum(row.count for row in rows))
+        self._parts.step.backward(tree_of(rows), sum(row.count for row in rows))
         with _kept(self._parts.parameters):
             self._optimizer.step()
 

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from loratory.data.sequence import TokenSequence
-from loratory.tree.build import MIN_SAVED_TOKENS
+from loratory.tree.build import MIN_SAVED_TOKENS, build_tree
+from loratory.tree.tree import TokenTree
 
 _MAX_CANDIDATES = 4096
 
@@ -145,3 +146,8 @@ def _common_length(left: npt.NDArray[np.int64], right: npt.NDArray[np.int64]) ->
     length = min(len(left), len(right))
     differs = np.flatnonzero(left[:length] != right[:length])
     return int(differs[0]) if len(differs) else length
+
+
+def tree_of(rows: Sequence[Row]) -> TokenTree:
+    """The tree of one pass over these rows."""
+    return build_tree([sequence for row in rows for sequence in row.sequences])

@@ -16,13 +16,13 @@ import torch
 from loratory.engine.gradients import non_finite, refuse_untrained_layers, scale_to_norm, total_norm
 from loratory.engine.optimizer import NamedOptimizer
 from loratory.engine.ranks import Ranks
-from loratory.engine.rows import MicroBatching, Row
+from loratory.engine.rows import MicroBatching, Row, tree_of
 from loratory.engine.scale import LossScale
 from loratory.errors import DataError, NumericsError, ResourceError
 from loratory.objective.loss import LossSum, Objective
 from loratory.run.commit import write_text
-from loratory.tree.build import build_tree
 from loratory.tree.scorer import Scorer
+from loratory.tree.tree import TokenTree
 
 _SHOWN_ROWS = 8
 _CPU_OUT_OF_MEMORY = "can't allocate memory"
@@ -95,7 +95,9 @@ class TrainStep:
         passes = self._micro_batching.cut(self._ranks.share(rows))
         self._optimizer.optimizer.zero_grad(set_to_none=True)
         try:
-            losses = [self.backward(rows_of_pass, count) for rows_of_pass in passes]
+            trees = [tree_of(rows_of_pass) for rows_of_pass in passes]
+            with self._scorer.one_root(trees):
+                losses = [self.backward(tree, count) for tree in trees]
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise _out_of_memory(passes, step, error) from error
@@ -123,9 +125,8 @@ class TrainStep:
         self.scale.grow()
         return result
 
-    def backward(self, rows: Sequence[Row], count: float) -> LossSum:
-        """Add the gradient of one pass over these rows, divided by `count`; the loss without its graph."""
-        tree = build_tree([sequence for row in rows for sequence in row.sequences])
+    def backward(self, tree: TokenTree, count: float) -> LossSum:
+        """Add the gradient of one pass, divided by `count`; the loss without its graph."""
         with autocast(self._ranks.device, self._autocast_dtype):
             loss = self._objective.loss(self._scorer, tree)
         (loss.sum * (self.scale.value / count)).backward()  # type: ignore[no-untyped-call]

@@ -32,6 +32,7 @@ from loratory.model import LoadedModel, load_model, load_tokenizer
 from loratory.objective import Objective, make_objective
 from loratory.run import Provenance, RunDirectory, publish_directory
 from loratory.run.commit import storage_fault
+from loratory.tree.fused.memory import keep_freed_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ def run_training(
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
     ranks = Ranks(Accelerator())
+    if ranks.device.type == "cpu":
+        keep_freed_memory()
     console = console if console is not None else Console(stderr=True)
     with contextlib.ExitStack() as stack:
         path = Path(config.run.output_dir) / config.run.name

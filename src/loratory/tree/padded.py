@@ -5,6 +5,8 @@ but the tree itself, and it serves every model that transformers can run, so it 
 something the tree path cannot do exactly.
 """
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +54,10 @@ class PaddedScorer:
             num_correct=float(correct_M.sum()),
             num_labels=float(len(correct_M)),
         )
+
+    def one_root(self, trees: Sequence[TokenTree]) -> AbstractContextManager[None]:
+        """Every tree computes its own beginning."""
+        return nullcontext()
 
     def logprobs(self, tree: TokenTree) -> torch.Tensor:
         """Log-probability of each label, [N], taken where it is used first."""

@@ -1,5 +1,7 @@
 """What an objective may ask of a model on a tree. Implementations: the padded twin, the tree path, the fused path."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,4 +45,11 @@ class Scorer(Protocol):
 
     def logprobs(self, tree: TokenTree) -> torch.Tensor:
         """Log-probability of each label, [N], in nats; differentiable when gradients are on."""
+        ...
+
+    def one_root(self, trees: Sequence[TokenTree]) -> AbstractContextManager[None]:
+        """Inside, the trees of one optimizer step may share the computation of their common beginning.
+
+        Score and differentiate them one after the other; gradients are complete when the context has been left.
+        """
         ...

@@ -1,5 +1,7 @@
 """Choosing the scorer of a model: the fastest path that is exact for it."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -98,6 +100,10 @@ class SwitchingScorer:
     def logprobs(self, tree: TokenTree) -> torch.Tensor:
         """Log-probability of each label, [N]."""
         return self._current().logprobs(tree)
+
+    def one_root(self, trees: Sequence[TokenTree]) -> AbstractContextManager[None]:
+        """That of the scorer in use."""
+        return self._current().one_root(trees)
 
     def _current(self) -> Scorer:
         return self._training if self._model.training else self._evaluation

@@ -5,7 +5,8 @@ predictors, each once. They are gathered behind the final norm, because transfor
 the norm works row by row, so this costs little and changes nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from peft import PeftModel
@@ -57,6 +58,10 @@ class TreeScorer:
             num_correct=float(correct_N.cpu()[tree.label_M].sum()),
             num_labels=float(len(tree.label_M)),
         )
+
+    def one_root(self, trees: Sequence[TokenTree]) -> AbstractContextManager[None]:
+        """Every tree computes its own beginning."""
+        return nullcontext()
 
     def logprobs(self, tree: TokenTree) -> torch.Tensor:
         """Log-probability of each label, [N]."""
