@@ -26,7 +26,7 @@ def test_two_processes_train_what_one_trains(make_config, children, tmp_path: Pa
         target=training_child.train, args=(make_config({**SETTINGS, "run.name": "one"}), False, tmp_path / "one.log")
     )
     single.start()
-    single.join(60)
+    single.join(300)
     assert single.exitcode == 0, (tmp_path / "one.log").read_text()
     shutil.rmtree(outputs / ".tokens")  # the pair tokenises for itself: the main process first
     port = free_port()
@@ -46,7 +46,7 @@ def test_two_processes_train_what_one_trains(make_config, children, tmp_path: Pa
         pair.append(children.Process(target=training_child.train, args=(config, False, log, environment)))
         pair[-1].start()
     for process in pair:
-        process.join(60)
+        process.join(300)
     logs = [(tmp_path / f"two-{rank}.log").read_text() for rank in range(2)]
     assert [p.exitcode for p in pair] == [0, 0], logs
     assert logs[1] == ""  # only the main process speaks
