@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -202,6 +203,18 @@ def test_predict_writes_answers_and_scores(finished_run: Path, rows: Path, tmp_p
     base = invoke("predict", finished_run, "--base", "--limit", 2, "--output", tmp_path / "base")
     assert base.exit_code == 0, base.output
     assert len((tmp_path / "base" / "generated_predictions.jsonl").read_text("utf-8").splitlines()) == 2
+
+
+def test_predict_refuses_another_template_unless_forced(finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    contract = json.loads((run / "template.json").read_text("utf-8"))
+    (run / "template.json").write_text(json.dumps(contract | {"probe_sha256": "0" * 64}), encoding="utf-8")
+    refused = invoke("predict", run, "--limit", 1, "--output", tmp_path / "out")
+    assert refused.exit_code == 4
+    assert "--force-template" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    assert invoke("predict", run, "--limit", 1, "--output", tmp_path / "out", "--force-template").exit_code == 0
 
 
 def test_predict_without_answers_writes_no_scores(finished_run: Path, tmp_path: Path) -> None:

@@ -295,6 +295,20 @@ def test_adapter_trained_on_a_quantised_base_is_noted(tiny_llama_dir: Path, tmp_
     assert "trained on the base in nf4" in certificate.notes[0]
 
 
+def test_tokenizer_of_another_contract_is_refused_unless_forced(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    make_adapter(tiny_llama_dir, tmp_path / "adapter")
+    manifest = tmp_path / "adapter" / "loratory_adapter.json"
+    values = json.loads(manifest.read_text(encoding="utf-8"))
+    values["template"] = {"name": "chat", "stop_token_ids": [2], "tokenizer_sha256": "0" * 64}
+    manifest.write_text(json.dumps(values), encoding="utf-8")
+    base, adapter, output = base_of(tiny_llama_dir), tmp_path / "adapter", tmp_path / "merged"
+    with pytest.raises(IntegrityError, match=r"another tokenizer .* --force-template"):
+        merge_adapter(base, adapter, output)
+    assert not output.exists()
+    merge_adapter(base, adapter, output, force_template=True)
+    assert (output / "merge_certificate.json").is_file()
+
+
 def test_probes_of_the_user_are_measured_too(tiny_llama_dir: Path, tmp_path: Path) -> None:
     make_adapter(tiny_llama_dir, tmp_path / "adapter")
     base, adapter = base_of(tiny_llama_dir), tmp_path / "adapter"

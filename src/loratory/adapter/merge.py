@@ -37,6 +37,7 @@ from loratory.adapter.fold import FoldedModel, fold_adapter
 from loratory.adapter.load import AdapterFiles, apply_adapter, read_adapter
 from loratory.adapter.manifest import TENSORS_FILE, sha256_of
 from loratory.config import ModelConfig
+from loratory.data.contract import tokenizer_sha256
 from loratory.errors import AdapterError, IntegrityError, ResourceError, RunError
 from loratory.model.load import LoadedModel, load_model
 from loratory.model.precision import DTYPES
@@ -77,6 +78,7 @@ def merge_adapter(
     tolerance: Tolerance | None = None,
     probes: Sequence[Sequence[int]] = (),
     overwrite: bool = False,
+    force_template: bool = False,
     device: torch.device | str | None = None,
     trust_remote_code: bool = False,
 ) -> Certificate:
@@ -90,6 +92,7 @@ def merge_adapter(
         tolerance: What the merged model must keep; default by dtype, `TOLERANCES`.
         probes: Token ids of further prompts to measure on, besides `PROBE_TEXTS`.
         overwrite: Replace an earlier merged model at `output`; nothing else is ever replaced.
+        force_template: Go on when the tokenizer is not the one that the adapter was trained with.
         device: Where the arithmetic is done; default the first GPU, else the CPU.
         trust_remote_code: Run code from the model's own repository.
 
@@ -111,6 +114,8 @@ def merge_adapter(
         base.model_copy(update={"dtype": "float32"}), device=device, trust_remote_code=trust_remote_code
     )
     files = read_adapter(adapter_dir, base_identity=loaded.identity)
+    if not force_template:
+        _check_tokenizer(files, loaded.tokenizer, adapter_dir)
     prompts = _probe_prompts(loaded.tokenizer, loaded.model, probes)
     model, merged = _merge(loaded.model, files, prompts, DTYPES[name])
     _prepare(model, files, DTYPES[name])
@@ -161,6 +166,19 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise RunError(
             f"{output} is not a merged model (it holds no {FILE_NAME}), so it is not overwritten; "
             "choose another output or remove it yourself"
+        )
+
+
+def _check_tokenizer(files: AdapterFiles, tokenizer: PreTrainedTokenizerBase, adapter_dir: Path) -> None:
+    """The merged folder gets this tokenizer: it must be the one of the adapter's template contract, if there is one."""
+    contract = files.manifest.template if files.manifest else None
+    trained = contract.get("tokenizer_sha256") if contract else None
+    found = tokenizer_sha256(tokenizer)
+    if trained is not None and trained != found:
+        raise IntegrityError(
+            f"{adapter_dir}: trained with another tokenizer (sha256 {trained}; the base's now {found}), so the merged "
+            "model would read other tokens. Use the run's own tokenizer (model.tokenizer_name_or_path), or give "
+            "--force-template if the difference is meant"
         )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loratory.cli.arguments import RunFolder, TrustRemoteCode
+from loratory.cli.arguments import ForceTemplate, RunFolder, TrustRemoteCode
 from loratory.cli.console import note
 from loratory.cli.finished_run import open_run
 from loratory.errors import ConfigError, RunError
@@ -16,6 +16,7 @@ def merge(
     output: Annotated[Path, typer.Option(help="Folder of the merged model.", show_default=False)],
     dtype: Annotated[str, typer.Option(help="auto (as the base), float32, float16 or bfloat16.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier merged model.")] = False,
+    force_template: ForceTemplate = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Merge the run's adapter into its base; published only if it answers as the adapter does."""
@@ -33,6 +34,7 @@ def merge(
         output,
         dtype=dtype,  # type: ignore[arg-type]  # checked above
         overwrite=overwrite,
+        force_template=force_template,
         trust_remote_code=trust_remote_code,
     )
     measured = certificate.measured

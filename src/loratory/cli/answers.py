@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loratory.cli.arguments import Base, MaxNewTokens, RunFolder, TrustRemoteCode
+from loratory.cli.arguments import Base, ForceTemplate, MaxNewTokens, RunFolder, TrustRemoteCode
 from loratory.cli.console import note, print_scores, progress
 from loratory.cli.finished_run import open_run, open_run_session, run_sampling
 from loratory.errors import ConfigError
@@ -24,6 +24,7 @@ def predict(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per batch.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first n rows.")] = None,
     base: Base = False,
+    force_template: ForceTemplate = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Answer the rows of a file and score the answers."""
@@ -48,7 +49,9 @@ def predict(
     records = reading.records
     if reading.report.dropped:
         note(f"{source}: rows left out: {', '.join(f'{n} ({why})' for why, n in reading.report.dropped.items())}")
-    session = open_run_session(directory, config, base=base, trust_remote_code=trust_remote_code)
+    session = open_run_session(
+        directory, config, base=base, force_template=force_template, trust_remote_code=trust_remote_code
+    )
     with progress("predict", len(records)) as advance:
         predictions = session.predict(
             records,
@@ -68,11 +71,14 @@ def chat(
     max_new_tokens: MaxNewTokens = None,
     system: Annotated[str | None, typer.Option(help="System prompt; default: data.system of the run.")] = None,
     base: Base = False,
+    force_template: ForceTemplate = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk to the trained model. /reset forgets, /base and /adapter switch, /exit leaves."""
     directory, config = open_run(run)
-    session = open_run_session(directory, config, base=base, trust_remote_code=trust_remote_code)
+    session = open_run_session(
+        directory, config, base=base, force_template=force_template, trust_remote_code=trust_remote_code
+    )
     from loratory.infer.chat import Chat
 
     talk = Chat(

@@ -30,7 +30,7 @@ def open_run(path: Path) -> tuple["RunDirectory", "RunConfig"]:
 
 
 def open_run_session(
-    directory: "RunDirectory", config: "RunConfig", *, base: bool, trust_remote_code: bool
+    directory: "RunDirectory", config: "RunConfig", *, base: bool, force_template: bool, trust_remote_code: bool
 ) -> "Session":
     """The run's model with its template; `base` leaves out what was trained."""
     from loratory.infer.session import open_session
@@ -46,6 +46,7 @@ def open_run_session(
         config.data.template,
         quantization=config.quantization,
         contract_file=directory.template,
+        force_template=force_template,
         trust_remote_code=trust_remote_code,
     )
 

@@ -167,5 +167,5 @@ def check_contract(file: Path, contract: Mapping[str, object]) -> None:
     details = "; ".join(f"{key}: trained with {trained.get(key)!r}, now {here.get(key)!r}" for key in differing)
     raise IntegrityError(
         f"{file}: the adapter was trained with another prompt template ({details}). Use the run's own template and "
-        "tokenizer, or force the template if the difference is meant"
+        "tokenizer, or give --force-template if the difference is meant"
     )
