@@ -6,7 +6,7 @@ import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
-from tree_batches import deep_batch, template_batch
+from tree_batches import deep_batch, template_batch, trained_tail
 
 from loratory.errors import ModelError
 from loratory.tree.build import build_tree
@@ -36,6 +36,30 @@ def test_all_paths_agree(tiny_llama: LlamaForCausalLM) -> None:
     model = lora(tiny_llama)
     values = [nll(model, path) for path in ("padded", "tree", "fused", "auto")]
     assert values == pytest.approx([values[0]] * 4, rel=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", ["padded", "tree", "fused", "auto"])
+def test_label_scores_are_logits_and_greedy_choice(tiny_llama: LlamaForCausalLM, path: ScorerPath) -> None:
+    model = lora(tiny_llama)
+    batch = deep_batch(300)
+    greedy = [int(model(torch.from_numpy(s.token_ids)[None]).logits[0, -1].argmax()) for s in batch]
+    batch += [
+        trained_tail([*s.token_ids.tolist(), token], len(s)) for s, token in zip(batch, greedy, strict=True)
+    ]  # labels that greedy decoding takes, beside random ones
+    tree = build_tree(batch, min_saved_tokens=4)
+    scores = make_scorer(model, path=path).label_scores(tree)
+    assert scores.logprobs_N.shape == scores.is_top_N.shape == tree.targets_N.shape
+    for index in range(len(greedy)):
+        ids = torch.from_numpy(batch[len(greedy) + index].token_ids)
+        logits_V = model(ids[None, :-1]).logits[0, -1]
+        label = int(tree.label_M[tree.sequence_M == len(greedy) + index])
+        assert bool(scores.is_top_N[label])
+        assert float(scores.logprobs_N[label]) == pytest.approx(float(logits_V.log_softmax(-1).max()), abs=1e-5)
+    twin = PaddedScorer(model).label_scores(tree)
+    assert torch.equal(scores.is_top_N, twin.is_top_N)
+    assert 0 < int(scores.is_top_N.sum()) < len(scores.is_top_N)
+    torch.testing.assert_close(scores.logprobs_N, twin.logprobs_N, rtol=1e-5, atol=1e-5)
 
 
 def test_family_without_fused_layers_takes_the_tree(tiny_model_dir: Callable[[str], Path]) -> None:

@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from loratory.tree.scorer import WeightedNll
+from loratory.tree.scorer import LabelScores, WeightedNll
 from loratory.tree.tree import TokenTree
 
 
@@ -61,11 +61,16 @@ class PaddedScorer:
 
     def logprobs(self, tree: TokenTree) -> torch.Tensor:
         """Log-probability of each label, [N], taken where it is used first."""
-        logprob_M, _ = self._use_logprobs(tree)
+        return self.label_scores(tree).logprobs_N
+
+    def label_scores(self, tree: TokenTree) -> LabelScores:
+        """Log-probability of each label and whether greedy decoding would take it, where the label is used first."""
+        logprob_M, correct_M = self._use_logprobs(tree)
         num_uses = len(tree.label_M)
         first_N = torch.full_like(tree.targets_N, num_uses)
         first_N = first_N.scatter_reduce(0, tree.label_M, torch.arange(num_uses), reduce="amin")
-        return logprob_M[first_N.to(logprob_M.device)]
+        first_N = first_N.to(logprob_M.device)
+        return LabelScores(logprob_M[first_N], correct_M[first_N])
 
     def _use_logprobs(self, tree: TokenTree) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability of each use of a label and whether it was the likeliest token, [M] each."""

@@ -25,6 +25,19 @@ class WeightedNll:
     num_labels: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelScores:
+    """Log-probability and rank of a tree's labels.
+
+    Attributes:
+        logprobs_N: Log-probability of each label in nats, at least fp32.
+        is_top_N: bool, whether the label's target is the likeliest token after its predictor.
+    """
+
+    logprobs_N: torch.Tensor
+    is_top_N: torch.Tensor
+
+
 class Scorer(Protocol):
     """Log-probabilities of a tree's labels under one model; every implementation gives the same values.
 
@@ -45,6 +58,10 @@ class Scorer(Protocol):
 
     def logprobs(self, tree: TokenTree) -> torch.Tensor:
         """Log-probability of each label, [N], in nats; differentiable when gradients are on."""
+        ...
+
+    def label_scores(self, tree: TokenTree) -> LabelScores:
+        """Log-probability of each label and whether greedy decoding would take it."""
         ...
 
     def one_root(self, trees: Sequence[TokenTree]) -> AbstractContextManager[None]:

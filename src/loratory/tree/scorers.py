@@ -13,7 +13,7 @@ from loratory.tree.eligibility import Eligibility, eligibility
 from loratory.tree.fused.scorer import FusedScorer
 from loratory.tree.fused.weights import fused_refusal
 from loratory.tree.padded import PaddedScorer
-from loratory.tree.scorer import Scorer, WeightedNll
+from loratory.tree.scorer import LabelScores, Scorer, WeightedNll
 from loratory.tree.tree import TokenTree
 from loratory.tree.tree_scorer import TreeScorer
 
@@ -100,6 +100,10 @@ class SwitchingScorer:
     def logprobs(self, tree: TokenTree) -> torch.Tensor:
         """Log-probability of each label, [N]."""
         return self._current().logprobs(tree)
+
+    def label_scores(self, tree: TokenTree) -> LabelScores:
+        """Log-probability of each label and whether greedy decoding would take it."""
+        return self._current().label_scores(tree)
 
     def one_root(self, trees: Sequence[TokenTree]) -> AbstractContextManager[None]:
         """That of the scorer in use."""

@@ -16,7 +16,7 @@ from loratory.tree.eligibility import base_of, eligibility
 from loratory.tree.head import FrozenHead, RecomputedHead, score_logits
 from loratory.tree.padded import PaddedScorer
 from loratory.tree.registry import forward_arguments, set_tree_attention
-from loratory.tree.scorer import WeightedNll
+from loratory.tree.scorer import LabelScores, WeightedNll
 from loratory.tree.tree import TokenTree
 
 Head = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -66,6 +66,10 @@ class TreeScorer:
     def logprobs(self, tree: TokenTree) -> torch.Tensor:
         """Log-probability of each label, [N]."""
         return self._twin.logprobs(tree) if self._is_too_long(tree) else self._score(tree)[0]
+
+    def label_scores(self, tree: TokenTree) -> LabelScores:
+        """Log-probability of each label and whether greedy decoding would take it."""
+        return self._twin.label_scores(tree) if self._is_too_long(tree) else LabelScores(*self._score(tree))
 
     def _is_too_long(self, tree: TokenTree) -> bool:
         return self._window is not None and tree.num_tokens > 0 and int(tree.positions_T.max()) >= self._window

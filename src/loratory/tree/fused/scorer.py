@@ -25,7 +25,7 @@ from loratory.tree.fused.weights import (
     read_layers,
 )
 from loratory.tree.head import FrozenHead
-from loratory.tree.scorer import Scorer, WeightedNll
+from loratory.tree.scorer import LabelScores, Scorer, WeightedNll
 from loratory.tree.tree import Segment, TokenTree
 from loratory.tree.tree_scorer import TreeScorer
 
@@ -79,6 +79,11 @@ class FusedScorer:
         """Log-probability of each label, [N]."""
         other = self._other(tree)
         return self._score(tree)[0] if other is None else other.logprobs(tree)
+
+    def label_scores(self, tree: TokenTree) -> LabelScores:
+        """Log-probability of each label and whether greedy decoding would take it."""
+        other = self._other(tree)
+        return LabelScores(*self._score(tree)) if other is None else other.label_scores(tree)
 
     def _other(self, tree: TokenTree) -> Scorer | None:
         """Who scores what the fused layers cannot."""
