@@ -6,7 +6,7 @@ from pydantic import Field
 
 from loratory.config.section import Section
 
-RowFormat = Literal["auto", "alpaca", "prompt_completion", "chat"]
+RowFormat = Literal["auto", "alpaca", "prompt_completion", "chat", "text"]
 Truncation = Literal["error", "truncate", "drop"]
 MixStrategy = Literal["concat", "interleave_under", "interleave_over"]
 
@@ -36,7 +36,11 @@ class DataConfig(Section):
     mix_weights: list[float] | None = Field(
         None, description="Share of each source in an interleaved epoch, in any unit; default: equal shares."
     )
-    format: RowFormat = Field("auto", description="Row form; auto recognises it from the first row's fields.")
+    format: RowFormat = Field(
+        "auto",
+        description="Row form; auto recognises it from the first row's fields. Rows of form text hold one text, all of "
+        "which is trained, under no template.",
+    )
     columns: dict[str, str] = Field(
         default_factory=dict, description="Our field name -> the file's column name, e.g. {output: answer}."
     )

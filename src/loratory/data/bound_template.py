@@ -23,10 +23,12 @@ class Layout(Protocol):
     Attributes:
         definition: The template's own text: equal for two layouts of a kind that lay out alike.
         stop_token_ids: Ids at which generation ends; the first one is what is trained.
+        has_stop_token: Whether that one follows the final answer.
     """
 
     definition: str
     stop_token_ids: tuple[int, ...]
+    has_stop_token: bool
 
     def lay_out(self, record: Record, *, with_answer: bool) -> tuple[list[Segment], list[Segment]]:
         """Segments of the generation prompt (earlier answers in it trained) and of the final answer.
@@ -71,7 +73,7 @@ class SegmentTemplate:
             TemplateError: If the template cannot express the record; names its origin.
         """
         segments = self._placed(record, with_answer=False)[0]
-        return self._with_opening([i for ids in self._encoder.encode(segments) for i in ids])
+        return self._with_opening([i for ids in self._encoder.encode(segments) for i in ids], self._opening_ids)
 
     def sequence(self, record: Record) -> TokenSequence:
         """Token ids and weights of the whole row; every assistant turn is trained.
@@ -101,6 +103,8 @@ class SegmentTemplate:
 
     def _placed(self, record: Record, *, with_answer: bool) -> tuple[list[Segment], list[Segment]]:
         try:
+            if record.is_text and with_answer:
+                return [], self._whole_text(record.turns[0].content)
             if not record.prompt:
                 raise TemplateError("the conversation has no prompt")
             if with_answer and record.answer is None:
@@ -110,15 +114,22 @@ class SegmentTemplate:
         except TemplateError as error:
             raise TemplateError(f"{record.origin}: template '{self.name}': {error}") from error
 
+    def _whole_text(self, text: str) -> list[Segment]:
+        """A row of plain text: all of it, then the stop token; the template's own words do not enter."""
+        body = Segment(self._encoder.mark(text, is_answer=True), trained=True, is_first=True)
+        stop = Segment("", trained=True, token_id=self.stop_token_ids[0])
+        return [body, stop] if self._layout.has_stop_token else [body]
+
     def _assemble(self, prompt: list[Segment], answer: list[Segment], ids: list[list[int]]) -> TokenSequence:
-        ids = [self._with_opening(ids[0]), *ids[1:]]
+        opening = self._opening_ids if prompt else self._encoder.opening_ids
+        ids = [self._with_opening(ids[0], opening), *ids[1:]]
         token_ids = [i for part in ids for i in part]
         trained = [segment.trained or self._train_on_inputs for segment in (*prompt, *answer)]
         weights = np.repeat(np.asarray(trained, dtype=np.float32), [len(part) for part in ids])
         weights[0] = 0.0
         return TokenSequence(np.asarray(token_ids, dtype=np.int64), weights, sum(map(len, ids[: len(prompt)])))
 
-    def _with_opening(self, ids: list[int]) -> list[int]:
+    @staticmethod
+    def _with_opening(ids: list[int], opening: Sequence[int]) -> list[int]:
         """Put the opening tokens in front unless the text already begins with them."""
-        opening = self._opening_ids
-        return ids if opening and ids[: len(opening)] == opening else [*opening, *ids]
+        return ids if opening and ids[: len(opening)] == list(opening) else [*opening, *ids]

@@ -38,7 +38,7 @@ class ChatLayout:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: SegmentEncoder, *, add_eos_token: bool) -> None:
         self._tokenizer = tokenizer
         self._encoder = encoder
-        self._add_eos_token = add_eos_token
+        self.has_stop_token = add_eos_token
         source = chat_template_source(tokenizer)
         self.definition = source
         self._variables: Mapping[str, object] = {"date_string": _FIXED_DATE} if "date_string" in source else {}
@@ -81,7 +81,7 @@ class ChatLayout:
         rendered = self._render(turns, generation=False)
         begin = _opened_by(prefix, rendered)
         body = rendered[begin : self._answer_end(turns, rendered, begin)]
-        if not self._add_eos_token:
+        if not self.has_stop_token:
             return [Segment(body.removesuffix(self._tail_before_stop), trained=True)]
         return [Segment(body, trained=True), Segment("", trained=True, token_id=self.stop_token_ids[0])]
 

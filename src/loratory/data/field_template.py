@@ -138,7 +138,7 @@ class FieldLayout:
         self.stop_token_ids: tuple[int, ...] = (stop_token_id,)
         self._template = template
         self._encoder = encoder
-        self._add_eos_token = add_eos_token
+        self.has_stop_token = add_eos_token
 
     def lay_out(self, record: Record, *, with_answer: bool) -> tuple[list[Segment], list[Segment]]:
         """The filled-in prompt, after the system text if there is one; the answer and, if trained, the stop token."""
@@ -165,4 +165,4 @@ class FieldLayout:
         assert record.answer is not None
         body = Segment(self._encoder.mark(record.answer, is_answer=True), trained=True)
         stop = Segment("", trained=True, token_id=self.stop_token_ids[0])
-        return [body, stop] if self._add_eos_token else [body]
+        return [body, stop] if self.has_stop_token else [body]

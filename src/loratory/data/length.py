@@ -65,7 +65,7 @@ def fit_length(
     """Apply the length limit.
 
     With 'truncate' the prompt loses its start except the first token (BOS); the answer stays whole, and a row whose
-    answer does not fit is dropped and counted apart.
+    answer does not fit is dropped and counted apart. A row of plain text, which has no prompt, loses its end.
 
     Args:
         sequences: Tokens with weights.
@@ -111,7 +111,12 @@ def fit_length(
 
 
 def _shortened(sequence: TokenSequence, cutoff_len: int) -> TokenSequence | None:
-    """The sequence without the start of its prompt, first token kept; None if the answer does not fit beside it."""
+    """The sequence without the start of its prompt, first token kept; None if the answer does not fit beside it.
+
+    Plain text, which has no prompt and no answer, loses its end.
+    """
+    if sequence.prompt_length == 0:
+        return TokenSequence(sequence.token_ids[:cutoff_len], sequence.weights[:cutoff_len], 0)
     excess = len(sequence) - cutoff_len
     if excess > sequence.prompt_length - 1:
         return None

@@ -59,7 +59,13 @@ class Record:
         return self.turns[:-1] if self.answer is not None else self.turns
 
     @property
+    def is_text(self) -> bool:
+        """Whether the row is one text without a prompt: its only turn is what is trained."""
+        return len(self.turns) == 1 and self.turns[0].role == "assistant"
+
+    @property
     def prompt_key(self) -> str:
-        """Hash of the prompt's normalised text: rows with one prompt share it, whatever they answer."""
-        text = "\x1e".join(f"{t.role}\x1f{' '.join(t.content.split()).casefold()}" for t in self.prompt)
+        """Hash of the prompt's normalised text: rows with one prompt share it. Plain text is its own prompt."""
+        turns = self.turns if self.is_text else self.prompt
+        text = "\x1e".join(f"{t.role}\x1f{' '.join(t.content.split()).casefold()}" for t in turns)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,7 +1,8 @@
 """Row forms: how the fields of one parsed row become a conversation.
 
-Three forms: alpaca (instruction, input, output), prompt_completion (prompt, completion) and chat (messages, or
-conversations with from/value). Text is taken over exactly; what does not fit is a `RowFault`, never a repair.
+Four forms: alpaca (instruction, input, output), prompt_completion (prompt, completion), chat (messages, or
+conversations with from/value) and text (text, all of it trained). Text is taken over exactly; what does not fit is a
+`RowFault`, never a repair.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,17 +13,19 @@ from loratory.data.faults import RowFault, show
 from loratory.data.records import Origin, Record, Role, Turn
 from loratory.errors import DataError, suggest
 
-FormName = Literal["alpaca", "prompt_completion", "chat"]
+FormName = Literal["alpaca", "prompt_completion", "chat", "text"]
 
 FORM_FIELDS: dict[FormName, tuple[str, ...]] = {
     "alpaca": ("instruction", "input", "output", "system"),
     "prompt_completion": ("prompt", "completion", "system"),
     "chat": ("messages", "system"),
+    "text": ("text",),
 }
 _REQUIRED: dict[FormName, tuple[str, ...]] = {
     "alpaca": ("instruction", "output"),
     "prompt_completion": ("prompt", "completion"),
     "chat": ("messages",),
+    "text": ("text",),
 }
 _ANSWERS = ("output", "completion")
 _ROLES: dict[str, Role] = {
@@ -60,6 +63,8 @@ class RowForm:
         """
         if not isinstance(row, Mapping):
             raise RowFault("row is not an object", f"got {show(row)}")
+        if self.name == "text":
+            return Record(turns=(_whole_text(row, self.columns["text"]),), origin=origin)
         system = optional_text(row, self.columns["system"])
         if system is None or not system.strip():
             system = self.system
@@ -124,6 +129,8 @@ def choose_form(
                 f"{suggest(ours, FORM_FIELDS[form])} Write our field first, then the file's column: "
                 "{output: answer}."
             )
+    if form == "text" and system:
+        raise DataError("data.system: rows of plain text have no system prompt; leave it out.")
     complete = {field: columns.get(field, field) for field in FORM_FIELDS[form]}
     if form == "chat" and "messages" not in columns and "messages" not in seen and "conversations" in seen:
         complete["messages"] = "conversations"
@@ -137,6 +144,8 @@ def _recognise(seen: Sequence[str], columns: Mapping[str, str], file: str) -> Fo
     }
     if "messages" not in columns and "conversations" in present and "messages" not in present:
         keys["chat"] = ("conversations",)
+    if len(present) > 1 and "text" not in columns:
+        del keys["text"]  # beside other fields it may be a question, or be made of them
     whole = [form for form, needed in keys.items() if present.issuperset(needed)]
     if len(whole) > 1:
         raise DataError(
@@ -150,7 +159,8 @@ def _recognise(seen: Sequence[str], columns: Mapping[str, str], file: str) -> Fo
     nearest = next((f" Did you mean '{n}' by '{s}'?" for s in seen for n in _near_fields(s)), "")
     raise DataError(
         f"{file}: cannot tell the row form: the first row has fields {', '.join(seen) or '(none)'}. Known forms: "
-        "alpaca (instruction, input, output), prompt_completion (prompt, completion), chat (messages)."
+        "alpaca (instruction, input, output), prompt_completion (prompt, completion), chat (messages), "
+        "text (one text, and no other field unless data.format is text)."
         f"{nearest} Other names are mapped with data.columns, e.g. {{instruction: question, output: answer}}."
     )
 
@@ -205,6 +215,13 @@ def checked_text(value: object, field: str) -> str:
                 field=field,
             ) from None
     return value
+
+
+def _whole_text(row: Mapping[str, object], column: str) -> Turn:
+    text = text_field(row, column)
+    if not text.strip():
+        raise RowFault("empty text", f"got {show(text)}", field=column)
+    return Turn("assistant", text)
 
 
 def _chat_turns(row: Mapping[str, object], column: str, *, require_answer: bool) -> tuple[Turn, ...]:

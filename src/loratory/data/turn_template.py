@@ -108,7 +108,7 @@ class TurnLayout:
         self.definition = repr(template)
         self._template = template
         self._encoder = encoder
-        self._add_eos_token = add_eos_token
+        self.has_stop_token = add_eos_token
         self._special = {"bos": tokenizer.bos_token, "eos": tokenizer.eos_token}
         self._generation = self._fill("generation")
         self._after_stop = self._fill("after_stop")
@@ -131,7 +131,7 @@ class TurnLayout:
         if not with_answer:
             return segments, []
         assert record.answer is not None
-        return segments, self._answer(record.answer, with_stop=self._add_eos_token)
+        return segments, self._answer(record.answer, with_stop=self.has_stop_token)
 
     def _opened(self, turns: Sequence[Turn]) -> tuple[str, Sequence[Turn]]:
         """What stands before the first user turn, and the turns that are left to write."""

@@ -79,7 +79,7 @@ def words(text: str) -> list[str]:
 
 def question_of(record: Record) -> str:
     """What the row asks: the prompt's turns without the system text, which many rows share."""
-    turns = record.prompt
+    turns = record.turns if record.is_text else record.prompt
     if len(turns) == 1:
         return turns[0].content
     return "\n".join(turn.content for turn in turns if turn.role != "system")
