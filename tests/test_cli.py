@@ -162,7 +162,7 @@ def finished_run(tiny_llama_dir: Path, rows: Path, tmp_path_factory: pytest.Temp
             "model": {"model_name_or_path": str(tiny_llama_dir)},
             "data": {"train": str(rows), "test": str(rows)},
             "train": {"num_epochs": 2.0, "batch_size": 8, "learning_rate": 1e-3},
-            "evaluation": {"max_new_tokens": 6},
+            "predict": {"max_new_tokens": 6},
         },
     )
     result = invoke("train", path, f"run.output_dir={folder / 'outputs'}", "run.name=first")

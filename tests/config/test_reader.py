@@ -131,7 +131,7 @@ def test_an_unknown_key_without_a_near_name_lists_the_allowed_ones() -> None:
 
 def test_a_name_that_stands_in_two_sections_names_both() -> None:
     (fault,) = faults_of({"batch_size": 3})
-    assert "'train.batch_size' or 'evaluation.batch_size'" in fault
+    assert "'train.batch_size' or 'predict.batch_size'" in fault
 
 
 def test_all_faults_come_at_once_with_key_value_and_what_is_allowed() -> None:
@@ -142,7 +142,7 @@ def test_all_faults_come_at_once_with_key_value_and_what_is_allowed() -> None:
             "train": {"num_epochs": "3", "schedule": "cosin", "seed": True, "learning_rate": float("inf")},
             "quantization": {"load_in_4bit": True, "load_in_8bit": True},
             "run": {"name": "../evil"},
-            "evaluation": 3,
+            "predict": 3,
         },
         "train.foo=1",
         "oops",
@@ -161,8 +161,8 @@ def test_all_faults_come_at_once_with_key_value_and_what_is_allowed() -> None:
         "train.learning_rate: should be a finite number; got .inf",
         "train.schedule: should be one of linear, cosine, constant; got 'cosin'",
         "train.seed: should be a whole number; got true",
-        "evaluation: expected a mapping of fields; got 3; fields: max_new_tokens, batch_size, do_sample, temperature, "
-        "top_p, top_k, long_answer_chars",
+        "predict: expected a mapping of fields; got 3; fields: "
+        + ", ".join(RunConfig.model_fields["predict"].annotation.model_fields),
         "run.name: should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$'; got '../evil'",
     ]
 

@@ -26,7 +26,7 @@ TINY = (
     "train.max_steps=3",
     "train.batch_size=4",
     "train.num_threads=1",
-    "evaluation.max_new_tokens=3",
+    "predict.max_new_tokens=3",
 )
 
 
@@ -134,7 +134,7 @@ def test_stages_are_numbered_and_timed() -> None:
 @pytest.mark.real_weights
 def test_reduced_demo_on_the_real_model(tmp_path: Path) -> None:
     console, text = quiet_console()
-    reduced = ("train.max_steps=4", "data.max_samples=64", "evaluation.max_new_tokens=6")
+    reduced = ("train.max_steps=4", "data.max_samples=64", "predict.max_new_tokens=6")
     result = run_demo(tmp_path, console=console, overrides=reduced)
     assert BASE_NAME in text.getvalue()
     assert result.base["exact_match"].value <= 1.0

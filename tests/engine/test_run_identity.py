@@ -44,7 +44,7 @@ def test_every_difference_is_listed_at_once(identity: RunIdentity, make_config: 
         ("train.save_steps", 3),
         ("train.gradient_checkpointing", True),
         ("data.train", "moved/train.json"),
-        ("evaluation.max_new_tokens", 3),
+        ("predict.max_new_tokens", 3),
         ("run.project", "x"),
     ],
 )

@@ -134,7 +134,7 @@ def test_sections_under_other_names_and_a_plain_batch_size() -> None:
     )
     assert translation.values["train"] == {"seed": 3, "micro_batch_size": 4, "batch_size": 32}
     assert translation.values["data"] == {"train": "rows.json", "format": "chat"}
-    assert translation.values["evaluation"] == {"batch_size": 2, "do_sample": True}
+    assert translation.values["predict"] == {"batch_size": 2, "do_sample": True}
     assert any("train.batch_size = 4 x 8 = 32" in note for note in translation.notes)
 
 

@@ -55,9 +55,9 @@ def predict(
     with progress("predict", len(records)) as advance:
         predictions = session.predict(
             records,
-            max_new_tokens=max_new_tokens or config.evaluation.max_new_tokens,
-            batch_size=batch_size or config.evaluation.batch_size,
-            sampling=run_sampling(config.evaluation, seed=config.train.seed),
+            max_new_tokens=max_new_tokens or config.predict.max_new_tokens,
+            batch_size=batch_size or config.predict.batch_size,
+            sampling=run_sampling(config.predict, seed=config.train.seed),
             on_progress=advance,
         )
     folder = output or directory.predictions / f"{Path(source).stem}{'-base' if base else ''}"
@@ -84,8 +84,8 @@ def chat(
     talk = Chat(
         session,
         system=system if system is not None else config.data.system,
-        max_new_tokens=max_new_tokens or config.evaluation.max_new_tokens,
-        sampling=run_sampling(config.evaluation, seed=config.train.seed),
+        max_new_tokens=max_new_tokens or config.predict.max_new_tokens,
+        sampling=run_sampling(config.predict, seed=config.train.seed),
     )
     for line in _lines_of_user():
         if line == "/exit":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from loratory.errors import RunError
 
 if TYPE_CHECKING:
-    from loratory.config import EvaluationConfig, RunConfig
+    from loratory.config import PredictConfig, RunConfig
     from loratory.infer.sampling import Sampling
     from loratory.infer.session import Session
     from loratory.run import RunDirectory
@@ -51,7 +51,7 @@ def open_run_session(
     )
 
 
-def run_sampling(section: "EvaluationConfig", *, seed: int) -> "Sampling | None":
+def run_sampling(section: "PredictConfig", *, seed: int) -> "Sampling | None":
     """How answers are drawn; None takes the likeliest token."""
     from loratory.infer.sampling import Sampling
 

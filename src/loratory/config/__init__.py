@@ -8,6 +8,7 @@ from loratory.config.data import DataConfig
 from loratory.config.evaluation import EvaluationConfig
 from loratory.config.model import ModelConfig
 from loratory.config.objective import ObjectiveConfig
+from loratory.config.predict import PredictConfig
 from loratory.config.quantization import QuantizationConfig
 from loratory.config.reader import ConfigReading, build_config, config_to_yaml, load_config, read_config
 from loratory.config.root import RunConfig
@@ -23,6 +24,7 @@ __all__ = [
     "ModelConfig",
     "ObjectiveConfig",
     "OutputConfig",
+    "PredictConfig",
     "QuantizationConfig",
     "RunConfig",
     "TrainConfig",

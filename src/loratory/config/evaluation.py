@@ -1,4 +1,4 @@
-"""Section `evaluation`: prediction and scoring. Obeyed by `loratory.infer` and `loratory.evaluation`."""
+"""Section `evaluation`: how answers and models are scored. Obeyed by `loratory.evaluation`."""
 
 from pydantic import Field
 
@@ -6,12 +6,6 @@ from loratory.config.section import Section
 
 
 class EvaluationConfig(Section):
-    """How answers are generated and which metrics score them."""
+    """What the scores count."""
 
-    max_new_tokens: int = Field(256, ge=1, description="Longest generated answer in tokens.")
-    batch_size: int = Field(16, ge=1, description="Rows per generation or evaluation batch.")
-    do_sample: bool = Field(False, description="Sample instead of taking the likeliest token.")
-    temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the sampling distribution.")
-    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0 keeps all.")
     long_answer_chars: int = Field(10, ge=0, description="An answer is long above this many characters.")

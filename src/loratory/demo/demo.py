@@ -143,7 +143,7 @@ def _predict(
         contract_file=None if run_dir is None else run_dir.template,
         keep_base=False,
     )
-    section = config.evaluation
+    section = config.predict
     columns = (TextColumn("answers"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("answers", total=len(records))

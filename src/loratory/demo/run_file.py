@@ -33,7 +33,7 @@ train:
   schedule: cosine
   warmup_ratio: 0.05
   seed: 42
-evaluation:
+predict:
   max_new_tokens: 32
   batch_size: 50
 run:

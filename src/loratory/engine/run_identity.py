@@ -25,7 +25,7 @@ _FREE_KEYS = {
         "save_total_limit",
     },
 }
-_FREE_SECTIONS = {"evaluation", "run"}
+_FREE_SECTIONS = {"predict", "evaluation", "run"}
 _SHOWN = 120
 _ABSENT = "(absent)"
 

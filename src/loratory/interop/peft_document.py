@@ -38,8 +38,8 @@ _SECTIONS = {
     "trainer": "train",
     "optimization": "train",
     "dataset": "data",
-    "eval": "evaluation",
-    "generation": "evaluation",
+    "eval": "predict",
+    "generation": "predict",
     "output": "run",
     "experiment": "run",
 }

@@ -70,8 +70,8 @@ FOREIGN_NAMES: Mapping[str, str] = {
     "optim": "train.optimizer",
     "per_device_train_batch_size": "train.micro_batch_size",
     "load_best_model_at_end": "train.keep_best",
-    # evaluation
-    "per_device_eval_batch_size": "evaluation.batch_size",
+    # predict
+    "per_device_eval_batch_size": "predict.batch_size",
     # run
     "experiment_name": "run.name",
     "run_name": "run.name",
