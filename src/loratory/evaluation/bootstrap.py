@@ -7,12 +7,18 @@ _MAX_DRAWS = 1 << 22
 
 
 def bootstrap_interval(
-    values_N: npt.NDArray[np.float64], *, seed: int = 0, num_resamples: int = 1000, confidence: float = 0.95
+    values_N: npt.NDArray[np.float64],
+    *,
+    weights_N: npt.NDArray[np.float64] | None = None,
+    seed: int = 0,
+    num_resamples: int = 1000,
+    confidence: float = 0.95,
 ) -> tuple[float, float]:
     """Interval of the mean by resampling rows with replacement.
 
     Args:
         values_N: One value per row, at least one row.
+        weights_N: Weight of each row in the mean; None weighs all alike. Rows are resampled with their weights.
         seed: Seed of the resampling; equal seeds give equal intervals.
         num_resamples: Resampled means drawn.
         confidence: Share of the resampled means inside the interval.
@@ -30,7 +36,11 @@ def bootstrap_interval(
     for start in range(0, num_resamples, rows_per_block):
         stop = min(start + rows_per_block, num_resamples)
         draws = generator.integers(0, num_rows, size=(stop - start, num_rows))
-        means[start:stop] = values_N[draws].mean(axis=1)
+        if weights_N is None:
+            means[start:stop] = values_N[draws].mean(axis=1)
+        else:
+            drawn = weights_N[draws]
+            means[start:stop] = (values_N[draws] * drawn).sum(axis=1) / drawn.sum(axis=1)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
