@@ -38,7 +38,7 @@ def test_biases_and_norms_do_not_decay() -> None:
 
 def test_rate_follows_the_factor_in_each_group(tiny_llama: LlamaForCausalLM) -> None:
     model = attach_adapter(tiny_llama, AdapterConfig(rank=2, targets=["q_proj"]), seed=0).model
-    optimizer = make_optimizer(model, TrainConfig(learning_rate=0.1, loraplus_lr_ratio=4))
+    optimizer = make_optimizer(trainable_parameters(model), TrainConfig(learning_rate=0.1, loraplus_lr_ratio=4))
     assert set(optimizer.names) == set(trainable_parameters(model))
     optimizer.set_rate(0.5)
     optimizer.set_rate(0.25)
@@ -48,7 +48,7 @@ def test_rate_follows_the_factor_in_each_group(tiny_llama: LlamaForCausalLM) -> 
 def test_one_adamw_step_by_hand() -> None:
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(layer.weight, 2.0)
-    optimizer = make_optimizer(layer, TrainConfig(learning_rate=0.1, weight_decay=0.5))
+    optimizer = make_optimizer(trainable_parameters(layer), TrainConfig(learning_rate=0.1, weight_decay=0.5))
     optimizer.set_rate(1.0)
     layer.weight.grad = torch.tensor([[3.0]])
     optimizer.optimizer.step()
@@ -59,4 +59,4 @@ def test_one_adamw_step_by_hand() -> None:
 def test_nothing_trainable() -> None:
     layer = torch.nn.Linear(1, 1).requires_grad_(False)
     with pytest.raises(AdapterError, match="nothing is trainable"):
-        make_optimizer(layer, TrainConfig())
+        make_optimizer(trainable_parameters(layer), TrainConfig())

@@ -105,7 +105,7 @@ def test_a_disk_without_room_is_found_before_the_first_step(
 
 
 def test_advice_scales_with_what_fits() -> None:
-    from test_rows import row
+    from test_micro_batching import row
 
     rows = [row(100), row(90)]
     text = probe._advice(rows, 200, fitting=112, base_bytes=4 * GIB)

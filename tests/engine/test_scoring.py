@@ -6,12 +6,13 @@ from transformers import LlamaForCausalLM
 
 from loratory.adapter import attach_adapter
 from loratory.config import AdapterConfig, TrainConfig
+from loratory.engine.micro_batching import MicroBatching
 from loratory.engine.optimizer import make_optimizer, trainable_parameters
 from loratory.engine.ranks import Ranks
-from loratory.engine.rows import MicroBatching, tree_of
 from loratory.engine.scoring import choose_scorer
 from loratory.engine.step import TrainStep
 from loratory.objective import SftObjective
+from loratory.objective.row import batch_of
 from loratory.tree.padded import PaddedScorer
 from loratory.tree.scorer import Scorer
 
@@ -35,7 +36,7 @@ def gradients(model: torch.nn.Module, scorer: Scorer, dtype: torch.dtype | None)
         scorer,
         SftObjective(),
         parameters=parameters,
-        optimizer=make_optimizer(model, TrainConfig()),
+        optimizer=make_optimizer(trainable_parameters(model), TrainConfig()),
         ranks=Ranks(Accelerator(cpu=True)),
         micro_batching=MicroBatching(None, None),
         max_grad_norm=1.0,
@@ -43,7 +44,7 @@ def gradients(model: torch.nn.Module, scorer: Scorer, dtype: torch.dtype | None)
     )
     step.scale.value = 1.0
     some = rows()
-    step.backward(tree_of(some), sum(row.count for row in some))
+    step.backward(batch_of(some), sum(row.count for row in some))
     return torch.cat([p.grad.flatten() for p in parameters.values() if p.grad is not None])
 
 

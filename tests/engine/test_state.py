@@ -42,14 +42,14 @@ def test_an_optimizer_goes_on_bit_identically(tmp_path: Path, optimizer: str) ->
         pytest.importorskip("bitsandbytes")
     section = TrainConfig.model_validate({"optimizer": optimizer, "weight_decay": 0.1, "loraplus_lr_ratio": 2.0})
     network = model()
-    named = make_optimizer(network, section)
+    named = make_optimizer(trainable_parameters(network), section)
     train(network, named, range(3))
     save_weights(tmp_path / "weights.safetensors", trainable_parameters(network))
     save_optimizer(tmp_path, named)
     train(network, named, range(3, 6))
 
     resumed = model(seed=1)
-    again = make_optimizer(resumed, section)
+    again = make_optimizer(trainable_parameters(resumed), section)
     load_weights(tmp_path / "weights.safetensors", trainable_parameters(resumed))
     load_optimizer(tmp_path, again)
     train(resumed, again, range(3, 6))
@@ -59,7 +59,7 @@ def test_an_optimizer_goes_on_bit_identically(tmp_path: Path, optimizer: str) ->
 
 def test_no_pickle_in_a_checkpoint(tmp_path: Path) -> None:
     network = model()
-    named = make_optimizer(network, TrainConfig())
+    named = make_optimizer(trainable_parameters(network), TrainConfig())
     train(network, named, range(1))
     save_optimizer(tmp_path, named)
     save_training_state(tmp_path, TrainingState(Progress(step=1), [random_state.capture()], {"a": 1}))
@@ -109,7 +109,7 @@ def test_non_finite_weights_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_moments_of_other_parameters_are_refused(tmp_path: Path) -> None:
-    named = make_optimizer(model(), TrainConfig())
+    named = make_optimizer(trainable_parameters(model()), TrainConfig())
     save_optimizer(tmp_path, named)
     with pytest.raises(IntegrityError, match="other parameters"):
-        load_optimizer(tmp_path, make_optimizer(torch.nn.Linear(2, 2), TrainConfig()))
+        load_optimizer(tmp_path, make_optimizer(trainable_parameters(torch.nn.Linear(2, 2)), TrainConfig()))

@@ -13,12 +13,13 @@ from transformers import LlamaForCausalLM
 from loratory.adapter import attach_adapter
 from loratory.config import AdapterConfig, TrainConfig
 from loratory.data.sequence import TokenSequence
+from loratory.engine.micro_batching import MicroBatching
 from loratory.engine.optimizer import make_optimizer, trainable_parameters
 from loratory.engine.ranks import Ranks
-from loratory.engine.rows import MicroBatching, Row
 from loratory.engine.step import StepResult, TrainStep
 from loratory.errors import AdapterError, DataError, NumericsError, ResourceError
 from loratory.objective import SftObjective
+from loratory.objective.row import Row
 from loratory.tree.padded import PaddedScorer
 
 WHOLE = MicroBatching(None, None)
@@ -59,7 +60,7 @@ def step_on(
         PaddedScorer(model, reason="test"),  # type: ignore[arg-type]
         SftObjective(),
         parameters=trainable_parameters(model),
-        optimizer=make_optimizer(model, TrainConfig(optimizer="sgd", learning_rate=0.5)),
+        optimizer=make_optimizer(trainable_parameters(model), TrainConfig(optimizer="sgd", learning_rate=0.5)),
         ranks=Ranks(Accelerator(cpu=True)),
         micro_batching=batching,
         max_grad_norm=max_grad_norm,

@@ -10,7 +10,7 @@ from loratory.data.records import Origin, Record, Turn
 from loratory.data.sequence import TokenSequence
 from loratory.errors import DataError
 from loratory.objective import SftObjective, make_objective
-from loratory.tree.build import build_tree
+from loratory.objective.row import Row, batch_of
 from loratory.tree.scorer import WeightedNll
 from loratory.tree.tree import TokenTree
 
@@ -49,7 +49,7 @@ def test_loss_is_a_sum_and_count_its_weights() -> None:
     objective = SftObjective()
     row = objective.sequences(RECORD, OneTemplate([0, 0, 1, 1, 0.5]))  # type: ignore[arg-type]
     assert objective.count(row) == 2.5
-    loss = objective.loss(UniformScorer(), build_tree(row))
+    loss = objective.loss(UniformScorer(), batch_of([Row(row, "rows.json:1", 2.5)]))
     assert loss.count == 2.5
     assert float(loss.sum) == pytest.approx(2.5 * math.log(8))
     assert loss.metrics == {"token_accuracy": (1.0, 3.0)}

@@ -134,3 +134,51 @@ def test_prompt_learning_is_padded(tiny_llama: LlamaForCausalLM, kind: str) -> N
     torch.testing.assert_close(scorer.nll(together).sum_nats, -expected.sum())
     scorer.nll(together).sum_nats.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters() if p.requires_grad)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", ["tree", "fused", "padded"])
+def test_outputs_equal_the_plain_model(tiny_llama: LlamaForCausalLM, path: ScorerPath) -> None:
+    model = lora(tiny_llama)
+    batch = template_batch(300)
+    tree = build_tree(batch, min_saved_tokens=4)
+    hidden_P = torch.tensor([tree.num_tokens - 1, 0, int(tree.predictors_N[0])])
+    outputs = make_scorer(model, path=path).outputs(tree, hidden_P=hidden_P, needs_entropy=True)
+    assert outputs.entropy_N is not None
+    assert make_scorer(model).path == "fused"  # nothing was left on the model
+    hidden_of, logits_of = {}, {}
+    for sequence in batch:
+        out = model(torch.from_numpy(sequence.token_ids)[None], output_hidden_states=True)
+        key = tuple(sequence.token_ids.tolist())
+        hidden_of[key], logits_of[key] = out.hidden_states[-1][0], out.logits[0]
+    for label, index in zip(tree.label_M.tolist(), range(len(tree.label_M)), strict=True):
+        sequence = batch[int(tree.sequence_M[index])]
+        logits_V = logits_of[tuple(sequence.token_ids.tolist())][int(tree.positions_T[tree.predictors_N[label]])]
+        logprob_V = logits_V.log_softmax(-1)
+        assert float(outputs.logprob_N[label]) == pytest.approx(float(logprob_V[tree.targets_N[label]]), abs=1e-5)
+        assert float(outputs.entropy_N[label]) == pytest.approx(float(-(logprob_V.exp() * logprob_V).sum()), abs=1e-5)
+    last = hidden_of[tuple(batch[-1].token_ids.tolist())]
+    torch.testing.assert_close(outputs.hidden_PD[0], last[int(tree.positions_T[-1])], atol=1e-5, rtol=1e-4)
+    first = hidden_of[tuple(batch[0].token_ids.tolist())]
+    torch.testing.assert_close(outputs.hidden_PD[1], first[0], atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_of_outputs_agree(tiny_llama: LlamaForCausalLM) -> None:
+    model = lora(tiny_llama).double()
+    tree = build_tree(template_batch(300), min_saved_tokens=4)
+    hidden_P = torch.arange(tree.num_tokens)
+    generator = torch.Generator().manual_seed(0)
+    weights_PD = torch.randn(tree.num_tokens, 32, generator=generator, dtype=torch.float64)
+    gradients = []
+    for path in ("padded", "tree", "fused"):
+        model.zero_grad()
+        for needs_entropy in (True, False):
+            outputs = make_scorer(model, path=path).outputs(tree, hidden_P=hidden_P, needs_entropy=needs_entropy)
+            loss = outputs.logprob_N.sum() + (outputs.hidden_PD * weights_PD).sum()
+            if outputs.entropy_N is not None:
+                loss = loss + (outputs.entropy_N * 0.3).sum()
+            loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
+    for other in gradients[1:]:
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(other[name], gradient, rtol=1e-5, atol=1e-6)  # norms of the model are fp32

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,21 +22,32 @@ class ModelArtefacts:
         tokenizer: Its tokenizer.
         base_identity: sha256 of the base's weights.
         template: The template contract, kept beside an adapter.
+        beside: Modules trained beside the model (a value head), if the objective has any.
     """
 
     model: PeftModel | PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     base_identity: str
     template: Mapping[str, object]
+    beside: torch.nn.Module | None = None
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Name -> parameter for everything that is trained."""
+        return {**trainable_parameters(self.model), **self._parameters_beside()}
+
+    def _parameters_beside(self) -> dict[str, torch.nn.Parameter]:
+        own = {} if self.beside is None else trainable_parameters(self.beside)
+        return {f"{_BESIDE}.{name}": parameter for name, parameter in own.items()}
 
     def write_checkpoint(self, folder: Path) -> None:
         """The trained tensors exactly, in a form that other tools load too."""
         if isinstance(self.model, PeftModel):
-            save_weights(folder / _ADAPTER_TENSORS, trainable_parameters(self.model))
+            save_weights(folder / _ADAPTER_TENSORS, self.parameters())
             save_adapter(self.model, folder, base_identity=self.base_identity, template=self.template)
         else:
             save_weights(folder / _MODEL_TENSORS, trainable_parameters(self.model))
             self.model.config.save_pretrained(folder)
+            self._write_beside(folder)
 
     def load_checkpoint(self, folder: Path) -> None:
         """Put the tensors of a verified checkpoint into the model.
@@ -44,7 +56,12 @@ class ModelArtefacts:
             IntegrityError: They do not fit.
         """
         name = _ADAPTER_TENSORS if isinstance(self.model, PeftModel) else _MODEL_TENSORS
+        if isinstance(self.model, PeftModel):
+            load_weights(folder / name, self.parameters())
+            return
         load_weights(folder / name, trainable_parameters(self.model))
+        if self.beside is not None:
+            load_weights(folder / _BESIDE_TENSORS, self._parameters_beside())
 
     def write_final(self, folder: Path) -> None:
         """The result: a PEFT adapter folder or a standard model folder, with the tokenizer."""
@@ -53,7 +70,14 @@ class ModelArtefacts:
         else:
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        self._write_beside(folder)
+
+    def _write_beside(self, folder: Path) -> None:
+        if self.beside is not None:
+            save_weights(folder / _BESIDE_TENSORS, self._parameters_beside())
 
 
+_BESIDE = "beside"
+_BESIDE_TENSORS = "beside.safetensors"
 _ADAPTER_TENSORS = "trainable.safetensors"
 _MODEL_TENSORS = "model.safetensors"

@@ -1,5 +1,6 @@
 """Puts the parts of a run together: scorer, step, evaluator, saver, logs, display, and from them the loop."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,13 +9,16 @@ from pathlib import Path
 from rich.console import Console
 
 from loratory.config import RunConfig, TrainConfig
+from loratory.data.templates import BoundTemplate
 from loratory.engine import random_state
 from loratory.engine.artefacts import ModelArtefacts
+from loratory.engine.beginning import Beginning
 from loratory.engine.display import make_display
 from loratory.engine.evaluate import Evaluator
 from loratory.engine.loop import LoopParts, TrainingLoop
 from loratory.engine.memory_budget import MemoryRoom, PassMemory
-from loratory.engine.optimizer import NamedOptimizer, trainable_parameters
+from loratory.engine.micro_batching import MicroBatching
+from loratory.engine.optimizer import NamedOptimizer
 from loratory.engine.order import BatchPlan
 from loratory.engine.precision import autocast_dtype
 from loratory.engine.prepare import PreparedRows
@@ -22,15 +26,16 @@ from loratory.engine.probe import ProbeParts, run_probe
 from loratory.engine.progress import Progress
 from loratory.engine.random_state import RandomState
 from loratory.engine.ranks import Ranks
-from loratory.engine.rows import MicroBatching
+from loratory.engine.row_source import DataSource, RolloutSource, RowSource
 from loratory.engine.run_identity import RunIdentity
 from loratory.engine.saver import Saver
 from loratory.engine.schedule import make_schedule
-from loratory.engine.scoring import choose_micro_batching, choose_scorer, measure_memory
+from loratory.engine.scoring import choose_micro_batching
 from loratory.engine.state import TrainingState, save_optimizer, save_training_state
 from loratory.engine.step import TrainStep
 from loratory.engine.trackers import Tracker, make_trackers
 from loratory.objective import Objective
+from loratory.objective.sampled import Policy, SampledObjective
 from loratory.run import MetricsLog, RunDirectory
 from loratory.tree.scorer import Scorer
 
@@ -53,6 +58,9 @@ class Materials:
         rows: Training and validation rows.
         objective: What is learnt.
         identity: What resume compares.
+        template: The bound template.
+        beginning: The policy before its first step: scorer, memory, and the policy that answers are measured against.
+        checkpoint: The folder that the run goes on from.
     """
 
     config: RunConfig
@@ -65,6 +73,9 @@ class Materials:
     rows: PreparedRows
     objective: Objective
     identity: RunIdentity
+    template: BoundTemplate
+    beginning: Beginning
+    checkpoint: Path | None
 
 
 def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) -> TrainingLoop:
@@ -80,20 +91,19 @@ def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) ->
         IntegrityError: metrics.jsonl does not hold what the checkpoint counts.
         ResourceError: Memory or disk will not do for the longest batches; see `run_probe`.
     """
-    section, ranks, model = materials.config.train, materials.ranks, materials.artefacts.model
-    scorer = choose_scorer(model, section, ranks.device)
-    materials.note(f"scoring path: {scorer.path} ({scorer.reason})")
-    room, memory = measure_memory(model, scorer, materials.rows, section, ranks)
+    section, ranks = materials.config.train, materials.ranks
+    scorer, room, memory = materials.beginning.scorer, materials.beginning.room, materials.beginning.memory
     batching = choose_micro_batching(
         section, progress, scorer=scorer, room=room, memory=memory, ranks=ranks, note=materials.note
     )
-    plan = _plan(section, materials.rows)
-    schedule = make_schedule(section, plan.total_steps(num_epochs=section.num_epochs, max_steps=section.max_steps))
+    plan = _plan(section, materials.rows, materials.objective)
+    source = _source(materials, plan)
+    schedule = make_schedule(section, _total_steps(section, source))
     step = _step(materials, scorer, batching, progress)
     evaluator = _evaluator(materials, scorer, batching)
-    num_passes = _num_passes(materials, plan, batching) * schedule.total_steps
-    if section.probe and not progress.step and num_passes >= _MIN_PROBED_PASSES:
-        materials.note(run_probe(_probe(materials, batching, step, evaluator, room, memory)))
+    is_probed = section.probe and not progress.step and not isinstance(materials.objective, SampledObjective)
+    if is_probed and _num_passes(materials, plan, batching) * schedule.total_steps >= _MIN_PROBED_PASSES:
+        materials.note(run_probe(_probe(materials, batching, step, evaluator, room, memory, source)))
     metrics = None
     if ranks.is_main:
         metrics = stack.enter_context(MetricsLog(materials.run.metrics, keep_lines=progress.metrics_lines))
@@ -101,8 +111,7 @@ def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) ->
         materials.console, total_steps=schedule.total_steps, first_step=progress.step, is_main=ranks.is_main
     )
     parts = LoopParts(
-        rows=materials.rows.train,
-        plan=plan,
+        source=source,
         schedule=schedule,
         step=step,
         optimizer=materials.optimizer,
@@ -115,7 +124,7 @@ def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) ->
             warn=display.note,
             last_step=progress.step or None,
         ),
-        write_checkpoint=_checkpoint_writer(materials),
+        write_checkpoint=_checkpoint_writer(materials, source),
         metrics=metrics,
         trackers=_trackers(materials, progress, stack) if ranks.is_main else (),
         display=display,
@@ -138,16 +147,17 @@ def _probe(
     evaluator: Evaluator | None,
     room: MemoryRoom,
     memory: PassMemory,
+    source: RowSource,
 ) -> ProbeParts:
     ranks, model = materials.ranks, materials.artefacts.model
-    write = _checkpoint_writer(materials)
+    write = _checkpoint_writer(materials, source)
     return ProbeParts(
         rows=materials.rows.train,
         max_rows=-(-materials.config.train.batch_size // ranks.num),
         micro_batching=batching,
         step=step,
         evaluator=evaluator,
-        parameters=trainable_parameters(model),
+        parameters=materials.artefacts.parameters(),
         optimizer=materials.optimizer,
         store=materials.run.checkpoints,
         write_checkpoint=lambda folder: write(folder, Progress(), [random_state.capture()]),
@@ -158,11 +168,45 @@ def _probe(
     )
 
 
-def _plan(section: TrainConfig, rows: PreparedRows) -> BatchPlan:
-    lengths = [row.num_tokens for row in rows.train] if section.group_by_length else None
-    return BatchPlan(
-        len(rows.train), section.batch_size, seed=section.seed, group_lengths=lengths, mixture=rows.mixture
+def _plan(section: TrainConfig, rows: PreparedRows, objective: Objective) -> BatchPlan:
+    """Rows of each optimizer step, or of each rollout."""
+    is_sampled = isinstance(objective, SampledObjective)
+    lengths = [row.num_tokens for row in rows.train] if section.group_by_length and not is_sampled else None
+    size = objective.prompts_per_rollout if isinstance(objective, SampledObjective) else section.batch_size
+    return BatchPlan(len(rows.train), size, seed=section.seed, group_lengths=lengths, mixture=rows.mixture)
+
+
+def _source(materials: Materials, plan: BatchPlan) -> RowSource:
+    """Where steps take their rows from; what a resumed run had drawn is taken back."""
+    objective, artefacts = materials.objective, materials.artefacts
+    if not isinstance(objective, SampledObjective):
+        return DataSource(materials.rows.train, plan)
+    assert materials.beginning.reference is not None
+    policy = Policy(
+        model=artefacts.model,
+        tokenizer=artefacts.tokenizer,
+        template=materials.template,
+        scorer=materials.beginning.scorer,
+        reference=materials.beginning.reference,
     )
+    source = RolloutSource(
+        materials.rows.train,
+        plan,
+        objective=objective,
+        policy=policy,
+        ranks=materials.ranks,
+        seed=materials.config.train.seed,
+    )
+    if materials.checkpoint is not None:
+        source.load(materials.checkpoint)
+    return source
+
+
+def _total_steps(section: TrainConfig, source: RowSource) -> int:
+    """Optimizer steps of the run; a part of an epoch is rounded up to whole steps."""
+    if section.max_steps is not None:
+        return section.max_steps
+    return max(1, math.ceil(round(section.num_epochs * source.steps_per_epoch, 6)))
 
 
 def _step(materials: Materials, scorer: Scorer, batching: MicroBatching, progress: Progress) -> TrainStep:
@@ -170,7 +214,7 @@ def _step(materials: Materials, scorer: Scorer, batching: MicroBatching, progres
     step = TrainStep(
         scorer,
         materials.objective,
-        parameters=trainable_parameters(model),
+        parameters=materials.artefacts.parameters(),
         optimizer=materials.optimizer,
         ranks=materials.ranks,
         micro_batching=batching,
@@ -198,10 +242,13 @@ def _evaluator(materials: Materials, scorer: Scorer, batching: MicroBatching) ->
     )
 
 
-def _checkpoint_writer(materials: Materials) -> Callable[[Path, Progress, Sequence[RandomState]], None]:
+def _checkpoint_writer(
+    materials: Materials, source: RowSource
+) -> Callable[[Path, Progress, Sequence[RandomState]], None]:
     def write(folder: Path, progress: Progress, generators: Sequence[RandomState]) -> None:
         materials.artefacts.write_checkpoint(folder)
         save_optimizer(folder, materials.optimizer)
+        source.save(folder)
         save_training_state(folder, TrainingState(progress, generators, materials.identity.to_json()))
 
     return write

@@ -1,15 +1,16 @@
 """Evaluation loss during training: streamed sums over the validation rows; no logits are kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from loratory.engine.micro_batching import MicroBatching
 from loratory.engine.ranks import Ranks
-from loratory.engine.rows import MicroBatching, Row, tree_of
-from loratory.engine.step import autocast, merge_metrics
+from loratory.engine.step import autocast, merge_metrics, statistics_of
 from loratory.errors import NumericsError
 from loratory.objective.loss import LossSum, Objective
+from loratory.objective.row import Row, batch_of
 from loratory.tree.scorer import Scorer
 
 
@@ -60,7 +61,7 @@ class Evaluator:
         self._model.eval()
         try:
             with torch.no_grad():
-                self._loss(rows)
+                self._loss(rows, self._statistics([rows], None))
         finally:
             self._model.train()
 
@@ -81,10 +82,11 @@ class Evaluator:
         loss_sum = count = 0.0
         parts = []
         is_stopped = False
+        statistics = self._statistics(self._passes, self._ranks)
         for rows in self._passes:
             if is_stopped := should_stop():
                 break
-            loss = self._loss(rows)
+            loss = self._loss(rows, statistics)
             loss_sum += float(loss.sum)
             count += loss.count
             parts.append(loss.metrics)
@@ -99,7 +101,16 @@ class Evaluator:
         metrics = merge_metrics(self._ranks.gather(merge_metrics(parts)))
         return EvaluationResult(mean, {name: total / n for name, (total, n) in metrics.items() if n})
 
-    def _loss(self, rows: Sequence[Row]) -> LossSum:
-        tree = tree_of(rows)
+    def _statistics(self, passes: Sequence[Sequence[Row]], ranks: Ranks | None) -> dict[str, float]:
+        return statistics_of(
+            self._objective,
+            self._scorer,
+            passes,
+            ranks=ranks,
+            device=self._ranks.device,
+            autocast_dtype=self._autocast_dtype,
+        )
+
+    def _loss(self, rows: Sequence[Row], statistics: Mapping[str, float]) -> LossSum:
         with autocast(self._ranks.device, self._autocast_dtype):
-            return self._objective.loss(self._scorer, tree)
+            return self._objective.loss(self._scorer, batch_of(rows, statistics))

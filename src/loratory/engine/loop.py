@@ -10,10 +10,9 @@ from loratory.engine import random_state
 from loratory.engine.display import Display, memory_bytes
 from loratory.engine.evaluate import Evaluator
 from loratory.engine.optimizer import NamedOptimizer
-from loratory.engine.order import BatchPlan
 from loratory.engine.progress import Progress, Window
 from loratory.engine.ranks import Ranks
-from loratory.engine.rows import Row
+from loratory.engine.row_source import RowSource
 from loratory.engine.saver import Saver
 from loratory.engine.schedule import RateSchedule
 from loratory.engine.signals import StopRequest
@@ -28,8 +27,7 @@ class LoopParts:
     """What the loop drives.
 
     Attributes:
-        rows: Training rows.
-        plan: Which rows each step sees.
+        source: Rows of each step.
         schedule: Rate of each step.
         step: One optimizer step.
         optimizer: Whose rate the schedule sets.
@@ -42,8 +40,7 @@ class LoopParts:
         ranks: The processes.
     """
 
-    rows: Sequence[Row]
-    plan: BatchPlan
+    source: RowSource
     schedule: RateSchedule
     step: TrainStep
     optimizer: NamedOptimizer
@@ -68,8 +65,8 @@ class TrainingLoop:
         self._section = section
         self.progress = progress
         self._total_steps = parts.schedule.total_steps
-        self._eval_steps = section.eval_steps or parts.plan.steps_per_epoch
-        self._save_steps = section.save_steps or parts.plan.steps_per_epoch
+        self._eval_steps = section.eval_steps or max(1, round(parts.source.steps_per_epoch))
+        self._save_steps = section.save_steps or max(1, round(parts.source.steps_per_epoch))
         self._signals = StopRequest()
 
     def run(self) -> None:
@@ -95,13 +92,14 @@ class TrainingLoop:
         start_s = time.perf_counter()
         factor = parts.schedule.factor(progress.step)
         parts.optimizer.set_rate(factor)
-        rows = [parts.rows[i] for i in parts.plan.rows(progress.step)]
+        rows = parts.source.rows(progress.step)
         result = parts.step(rows, progress.step)
         seconds = time.perf_counter() - start_s
         progress.step += 1
         progress.num_tokens += result.num_tokens
         progress.train_seconds += seconds
         progress.window.add(result, seconds)
+        progress.window.add_metrics(parts.source.take_metrics())
         progress.is_evaluation_pending = parts.evaluator is not None and self._is_due(self._eval_steps)
         if self._is_due(self._section.logging_steps):
             self._log_window(result, self._section.learning_rate * factor)
@@ -181,7 +179,7 @@ class TrainingLoop:
         )
 
     def _epoch(self) -> float:
-        return round(self.progress.step / self._parts.plan.steps_per_epoch, 4)
+        return round(self.progress.step / self._parts.source.steps_per_epoch, 4)
 
     def _log_window(self, result: StepResult, learning_rate: float) -> None:
         progress, window = self.progress, self.progress.window

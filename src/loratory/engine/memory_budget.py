@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from loratory.config.train import Optimizer
-from loratory.engine.rows import Row
+from loratory.objective.row import Row
 
 MIB, GIB = 2**20, 2**30
 # A CPU's matrix units are busy from about 64 rows on, so more tokens per pass only cost memory there.

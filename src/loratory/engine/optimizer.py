@@ -61,14 +61,13 @@ def parameter_groups(
     ]
 
 
-def make_optimizer(model: torch.nn.Module, section: TrainConfig) -> NamedOptimizer:
-    """Build the optimizer over the trainable parameters.
+def make_optimizer(parameters: Mapping[str, torch.nn.Parameter], section: TrainConfig) -> NamedOptimizer:
+    """Build the optimizer over these parameters.
 
     Raises:
         AdapterError: Nothing is trainable.
         MissingExtraError: An 8-bit or paged form without bitsandbytes.
     """
-    parameters = trainable_parameters(model)
     if not parameters:
         raise AdapterError("nothing is trainable: the adapter targets no layer. Check adapter.targets.")
     groups = parameter_groups(parameters, section)

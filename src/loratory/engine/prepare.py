@@ -11,9 +11,9 @@ from loratory.data.sources import source_names
 from loratory.data.split import split_validation
 from loratory.data.templates import BoundTemplate
 from loratory.engine.mixture import Mixture
-from loratory.engine.rows import Row
 from loratory.errors import DataError
 from loratory.objective.loss import Objective
+from loratory.objective.row import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def prepare_rows(
     names = source_names(section.train)
     if not names:
         raise DataError("data.train: names no source. Give a file, or the name of an entry of data.dataset_dir.")
-    train, validation = _read_both(section, names, notes)
+    train, validation = _read_both(section, names, notes, needs_answer=objective.needs_answer)
     train_rows: list[Row] = []
     sizes = []
     for name, records in zip(names, train, strict=True):
@@ -89,19 +89,24 @@ def prepare_rows(
 
 
 def _read_both(
-    section: DataConfig, names: Sequence[str], notes: list[str]
+    section: DataConfig, names: Sequence[str], notes: list[str], *, needs_answer: bool
 ) -> tuple[list[Sequence[Record]], list[Record]]:
     """Training records per source, and validation records."""
-    sources = [_read(name, section, notes, limit=section.max_samples) for name in names]
+    sources = [_read(name, section, notes, limit=section.max_samples, needs_answer=needs_answer) for name in names]
     if section.validation is not None:
-        held = [_read(name, section, notes, limit=None) for name in source_names(section.validation)]
+        held = [
+            _read(name, section, notes, limit=None, needs_answer=needs_answer)
+            for name in source_names(section.validation)
+        ]
         return list(sources), [record for records in held for record in records]
     whole, validation = split_validation([record for records in sources for record in records], section.val_size)
     kept = {id(record) for record in whole}
     return [[record for record in records if id(record) in kept] for records in sources], list(validation)
 
 
-def _read(source: str, section: DataConfig, notes: list[str], *, limit: int | None) -> tuple[Record, ...]:
+def _read(
+    source: str, section: DataConfig, notes: list[str], *, limit: int | None, needs_answer: bool
+) -> tuple[Record, ...]:
     result = read_records(
         source,
         format=section.format,
@@ -109,6 +114,7 @@ def _read(source: str, section: DataConfig, notes: list[str], *, limit: int | No
         system=section.system,
         max_bad_rows=section.max_bad_rows,
         limit=limit,
+        require_answer=needs_answer,
         dataset_dir=section.dataset_dir,
     )
     notes += _reading_notes(result.report)
@@ -150,5 +156,7 @@ def _rows(
     for index, positions in kept.items():
         if len(positions) == len(made[index]):  # a pair that lost one side is no pair
             sequences = tuple(fitted.sequences[position] for position in positions)
-            rows.append(Row(sequences, str(records[index].origin), objective.count(sequences)))
+            record = records[index]
+            facts, texts = objective.facts(record), objective.texts(record)
+            rows.append(Row(sequences, str(record.origin), objective.count(sequences), facts, texts))
     return rows

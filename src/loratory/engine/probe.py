@@ -16,12 +16,13 @@ from safetensors import SafetensorError
 from loratory.engine import random_state
 from loratory.engine.evaluate import Evaluator
 from loratory.engine.memory_budget import GIB, MIB, MemoryRoom, PassMemory, used_bytes
+from loratory.engine.micro_batching import MicroBatching
 from loratory.engine.optimizer import NamedOptimizer
 from loratory.engine.peak_memory import PeakMemory
 from loratory.engine.ranks import Ranks
-from loratory.engine.rows import MicroBatching, Row, tree_of
 from loratory.engine.step import TrainStep, is_out_of_memory
 from loratory.errors import ResourceError
+from loratory.objective.row import Row
 from loratory.run import CheckpointStore
 from loratory.run.commit import new_stage, seal, storage_fault
 
@@ -110,7 +111,7 @@ class _Probe:
 
     def _train(self, rows: Sequence[Row]) -> None:
         self._optimizer.zero_grad(set_to_none=True)
-        self._parts.step.backward(tree_of(rows), sum(row.count for row in rows))
+        self._parts.step.backward(self._parts.step.batch(rows), sum(row.count for row in rows))
         with _kept(self._parts.parameters):
             self._optimizer.step()
 

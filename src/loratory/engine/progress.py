@@ -25,7 +25,11 @@ class Window:
         self.num_tokens += result.num_tokens
         self.seconds += seconds
         self.num_skipped += result.is_skipped
-        self.metrics = merge_metrics([self.metrics, result.metrics])
+        self.add_metrics(result.metrics)
+
+    def add_metrics(self, metrics: Mapping[str, tuple[float, float]]) -> None:
+        """Add further numbers of this window."""
+        self.metrics = merge_metrics([self.metrics, metrics])
 
 
 @dataclass(slots=True)

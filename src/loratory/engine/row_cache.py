@@ -22,8 +22,8 @@ from loratory.config import DataConfig
 from loratory.data.sequence import TokenSequence
 from loratory.data.templates import BoundTemplate
 from loratory.engine.prepare import PreparedRows
-from loratory.engine.rows import Row
 from loratory.errors import IntegrityError, RunError
+from loratory.objective.row import Row
 from loratory.run.commit import discard, publish_directory
 from loratory.run.manifest import MANIFEST_NAME, Manifest, describe_files, to_json, verify
 
@@ -81,7 +81,9 @@ def code_sha256() -> str:
     """SHA-256 over the source of the rooms that make rows, and the versions of the libraries they stand on."""
     root = Path(loratory.__file__).parent
     digest = hashlib.sha256("\n".join(version(name) for name in ("tokenizers", "transformers", "jinja2")).encode())
-    for path in sorted([*(root / "data").glob("*.py"), *(root / "objective").glob("*.py"), root / "engine/prepare.py"]):
+    for path in sorted(
+        [*(root / "data").rglob("*.py"), *(root / "objective").rglob("*.py"), root / "engine/prepare.py"]
+    ):
         digest.update(path.read_bytes())
     digest.update(Path(__file__).read_bytes())
     return digest.hexdigest()
@@ -162,6 +164,10 @@ def _write(stage: Path, rows: PreparedRows) -> None:
         "source_sizes": rows.source_sizes,
         "fingerprints": dict(rows.fingerprints),
         "notes": rows.notes,
+        "facts": {
+            i: {name: v.tolist() for name, v in row.facts.items()} for i, row in enumerate(all_rows) if row.facts
+        },
+        "texts": {i: dict(row.texts) for i, row in enumerate(all_rows) if row.texts},
     }
     (stage / _META).write_text(json.dumps(meta), encoding="utf-8")
 
@@ -172,7 +178,7 @@ def _read(entry: Path) -> PreparedRows:
     tokens, weights, sequences, rows, counts = (
         np.asarray(np.load(entry / f"{name}.npy", mmap_mode="c", allow_pickle=False)) for name in _ARRAYS
     )
-    made = _rows(_sequences(tokens, weights, sequences), rows.tolist(), counts.tolist(), meta["files"])
+    made = _rows(_sequences(tokens, weights, sequences), rows.tolist(), counts.tolist(), meta)
     num_train = meta["num_train"]
     return PreparedRows(
         train=tuple(made[:num_train]),
@@ -196,11 +202,14 @@ def _sequences(
 
 
 def _rows(
-    sequences: Sequence[TokenSequence], table: Sequence[Sequence[int]], counts: Sequence[float], files: Sequence[str]
+    sequences: Sequence[TokenSequence], table: Sequence[Sequence[int]], counts: Sequence[float], meta: Mapping[str, Any]
 ) -> list[Row]:
     made, start = [], 0
-    for (num_sequences, file, line), count in zip(table, counts, strict=True):
-        made.append(Row(tuple(sequences[start : start + num_sequences]), f"{files[file]}:{line}", count))
+    files, all_facts, all_texts = meta["files"], meta["facts"], meta["texts"]
+    for index, ((num_sequences, file, line), count) in enumerate(zip(table, counts, strict=True)):
+        facts = {name: np.asarray(v, dtype=np.float64) for name, v in all_facts.get(str(index), {}).items()}
+        own = tuple(sequences[start : start + num_sequences])
+        made.append(Row(own, f"{files[file]}:{line}", count, facts, all_texts.get(str(index), {})))
         start += num_sequences
     return made
 

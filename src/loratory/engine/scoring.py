@@ -17,11 +17,11 @@ from loratory.engine.memory_budget import (
     memory_room,
     pass_memory,
 )
+from loratory.engine.micro_batching import MicroBatching
 from loratory.engine.precision import autocast_dtype
 from loratory.engine.prepare import PreparedRows
 from loratory.engine.progress import Progress
 from loratory.engine.ranks import Ranks
-from loratory.engine.rows import MicroBatching
 from loratory.tree.eligibility import base_of
 from loratory.tree.scorer import Scorer
 from loratory.tree.scorers import make_scorer

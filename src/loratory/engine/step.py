@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 
 from loratory.engine.gradients import non_finite, refuse_untrained_layers, scale_to_norm, total_norm
+from loratory.engine.micro_batching import MicroBatching
 from loratory.engine.optimizer import NamedOptimizer
 from loratory.engine.ranks import Ranks
-from loratory.engine.rows import MicroBatching, Row, tree_of
 from loratory.engine.scale import LossScale
 from loratory.errors import DataError, NumericsError, ResourceError
 from loratory.objective.loss import LossSum, Objective
+from loratory.objective.row import Batch, Row, batch_of
 from loratory.run.commit import write_text
 from loratory.tree.scorer import Scorer
-from loratory.tree.tree import TokenTree
 
 _SHOWN_ROWS = 8
 _CPU_OUT_OF_MEMORY = "can't allocate memory"
@@ -95,9 +95,10 @@ class TrainStep:
         passes = self._micro_batching.cut(self._ranks.share(rows))
         self._optimizer.optimizer.zero_grad(set_to_none=True)
         try:
-            trees = [tree_of(rows_of_pass) for rows_of_pass in passes]
-            with self._scorer.one_root(trees):
-                losses = [self.backward(tree, count) for tree in trees]
+            statistics = self._statistics(passes, self._ranks)
+            batches = [batch_of(rows_of_pass, statistics) for rows_of_pass in passes]
+            with self._scorer.one_root([batch.tree for batch in batches]):
+                losses = [self.backward(batch, count) for batch in batches]
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise _out_of_memory(passes, step, error) from error
@@ -125,12 +126,26 @@ class TrainStep:
         self.scale.grow()
         return result
 
-    def backward(self, tree: TokenTree, count: float) -> LossSum:
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        """One pass over these rows alone."""
+        return batch_of(rows, self._statistics([rows], None))
+
+    def backward(self, batch: Batch, count: float) -> LossSum:
         """Add the gradient of one pass, divided by `count`; the loss without its graph."""
         with autocast(self._ranks.device, self._autocast_dtype):
-            loss = self._objective.loss(self._scorer, tree)
+            loss = self._objective.loss(self._scorer, batch)
         (loss.sum * (self.scale.value / count)).backward()  # type: ignore[no-untyped-call]
         return LossSum(loss.sum.detach(), loss.count, loss.metrics)
+
+    def _statistics(self, passes: Sequence[Sequence[Row]], ranks: Ranks | None) -> dict[str, float]:
+        return statistics_of(
+            self._objective,
+            self._scorer,
+            passes,
+            ranks=ranks,
+            device=self._ranks.device,
+            autocast_dtype=self._autocast_dtype,
+        )
 
     def _loss_sum(self, losses: Sequence[LossSum], passes: Sequence[Sequence[Row]], step: int) -> float:
         values = torch.stack([loss.sum.double() for loss in losses]).tolist() if losses else []
@@ -170,6 +185,26 @@ class TrainStep:
             f"step {step + 1}: {what}; nothing was updated. Rows: {_origins(rows)}.{tensors}{where} "
             "Lower train.learning_rate, use float32 (model.dtype, train.precision), or look at these rows."
         )
+
+
+@torch.no_grad()
+def statistics_of(
+    objective: Objective,
+    scorer: Scorer,
+    passes: Sequence[Sequence[Row]],
+    *,
+    ranks: Ranks | None,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None,
+) -> dict[str, float]:
+    """Means over all passes, and ranks unless None, of what the objective wants to know before its loss."""
+    if type(objective).statistics is Objective.statistics:
+        return {}
+    with autocast(device, autocast_dtype):
+        sums = merge_metrics([objective.statistics(scorer, rows) for rows in passes])
+    if ranks is not None:
+        sums = merge_metrics(ranks.gather(sums))
+    return {name: total / n for name, (total, n) in sums.items() if n}
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:

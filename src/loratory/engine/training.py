@@ -19,7 +19,8 @@ from loratory.data.templates import BoundTemplate, bind_template
 from loratory.engine import random_state
 from loratory.engine.artefacts import ModelArtefacts
 from loratory.engine.assembly import Materials, assemble_loop
-from loratory.engine.optimizer import NamedOptimizer, make_optimizer, trainable_parameters
+from loratory.engine.beginning import start_of_policy
+from loratory.engine.optimizer import NamedOptimizer, make_optimizer
 from loratory.engine.prepare import PreparedRows
 from loratory.engine.progress import Progress
 from loratory.engine.ranks import Ranks
@@ -155,10 +156,12 @@ class _Session:
         self._note(attached.report.describe())
         if self._ranks.is_main:
             record_run(self._run, config, self._provenance(identity, attached.report))
-        artefacts = ModelArtefacts(attached.model, loaded.tokenizer, loaded.identity, template.contract())
+        beside = objective.attach(attached.model, seed=config.train.seed)
+        artefacts = ModelArtefacts(attached.model, loaded.tokenizer, loaded.identity, template.contract(), beside)
         with _training_mode(attached.model, config.train):
-            self._ranks.copy_from_main(trainable_parameters(attached.model).values())
-            optimizer = make_optimizer(attached.model, config.train)
+            self._ranks.copy_from_main(artefacts.parameters().values())
+            optimizer = make_optimizer(artefacts.parameters(), config.train)
+            beginning = start_of_policy(config, artefacts, rows, objective, ranks=self._ranks, note=self._note)
             progress = self._restore(start, artefacts, optimizer)
             materials = Materials(
                 config=config,
@@ -168,9 +171,12 @@ class _Session:
                 note=self._note,
                 artefacts=artefacts,
                 optimizer=optimizer,
-                rows=rows,
+                rows=beginning.rows,
                 objective=objective,
                 identity=identity,
+                template=template,
+                beginning=beginning,
+                checkpoint=start.checkpoint.path if start.checkpoint is not None else None,
             )
             assemble_loop(materials, progress, self._stack).run()
         if self._ranks.is_main:

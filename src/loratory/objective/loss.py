@@ -4,17 +4,19 @@ The step divides once by the count over all micro-batches and ranks, so accumula
 change the loss (accumulation law).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from loratory.data.records import Record
 from loratory.data.sequence import TokenSequence
 from loratory.data.templates import BoundTemplate
+from loratory.objective.row import Batch, Facts, Row
 from loratory.tree.scorer import Scorer
-from loratory.tree.tree import TokenTree
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,19 +34,51 @@ class LossSum:
     metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-class Objective(Protocol):
-    """Turns records into sequences and a tree of them into a loss. Stateless; never sees the configuration."""
+class Objective(ABC):
+    """Turns records into sequences and a batch of them into a loss; never sees the configuration.
+
+    Most objectives hold no state. One that trains modules of its own beside the model (a value head) makes them in
+    `attach` and keeps them.
+
+    Attributes:
+        name: As the configuration calls it.
+        needs_reference: Rows get `facts["reference_nats"]`, the weighted log-probability of each of their sequences
+            under the policy as it starts, before training does.
+        needs_answer: Records without an answer are refused by the reader.
+    """
 
     name: str
+    needs_reference: bool = False
+    needs_answer: bool = True
 
+    @abstractmethod
     def sequences(self, record: Record, template: BoundTemplate) -> tuple[TokenSequence, ...]:
         """The sequences of one record: one for SFT, two for a pair. Raises DataError when there is nothing to learn."""
-        ...
 
+    @abstractmethod
     def count(self, row: Sequence[TokenSequence]) -> float:
         """What one row adds to `LossSum.count`; known from data alone, so that the step can divide before it starts."""
-        ...
 
-    def loss(self, scorer: Scorer, tree: TokenTree) -> LossSum:
+    @abstractmethod
+    def loss(self, scorer: Scorer, batch: Batch) -> LossSum:
         """The loss of one micro-batch."""
-        ...
+
+    def facts(self, record: Record) -> Facts:
+        """Numbers of the record that the loss needs beside its tokens."""
+        return {}
+
+    def texts(self, record: Record) -> Mapping[str, str]:
+        """Texts of the record that a reward needs."""
+        return {}
+
+    def attach(self, model: PreTrainedModel | PeftModel, *, seed: int) -> torch.nn.Module | None:
+        """Modules trained beside the model, made for its sizes, on its device; None without any."""
+        return None
+
+    def statistics(self, scorer: Scorer, rows: Sequence[Row]) -> Mapping[str, tuple[float, float]]:
+        """Name -> (sum, count) over the rows of one pass, computed without gradient before the step begins.
+
+        Their means over all passes and ranks reach `loss` as `Batch.statistics`, so that a quantity of the whole
+        optimizer batch does not depend on how it is cut.
+        """
+        return {}

@@ -6,12 +6,12 @@ from loratory.data.records import Record
 from loratory.data.sequence import TokenSequence
 from loratory.data.templates import BoundTemplate
 from loratory.errors import DataError
-from loratory.objective.loss import LossSum
+from loratory.objective.loss import LossSum, Objective
+from loratory.objective.row import Batch
 from loratory.tree.scorer import Scorer
-from loratory.tree.tree import TokenTree
 
 
-class SftObjective:
+class SftObjective(Objective):
     """Negative log-likelihood in nats per supervised token; logs token accuracy."""
 
     name = "sft"
@@ -39,7 +39,8 @@ class SftObjective:
         """Summed token weights of the row."""
         return sum(sequence.weight_sum for sequence in row)
 
-    def loss(self, scorer: Scorer, tree: TokenTree) -> LossSum:
+    def loss(self, scorer: Scorer, batch: Batch) -> LossSum:
         """Weighted nll of the tree; the count is the tree's weight sum."""
+        tree = batch.tree
         nll = scorer.nll(tree)
         return LossSum(nll.sum_nats, tree.weight_sum, {"token_accuracy": (nll.num_correct, nll.num_labels)})

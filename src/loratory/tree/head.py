@@ -134,6 +134,32 @@ class RecomputedHead:
         order = torch.cat(places).argsort()
         return torch.cat([s[0] for s in scores])[order], torch.cat([s[1] for s in scores])[order]
 
+    def with_entropy(
+        self, hidden_PD: torch.Tensor, row_N: torch.Tensor, targets_N: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability of each label and entropy of the distribution that predicts it, nats [N] each."""
+        logprobs, entropies = [], []
+        order: list[torch.Tensor] = []
+        for start in range(0, len(hidden_PD), self._max_rows):
+            stop = min(start + self._max_rows, len(hidden_PD))
+            inside = torch.nonzero((row_N >= start) & (row_N < stop))[:, 0]
+            order.append(inside)
+            logprob_n, entropy_C = checkpoint(
+                self._score_with_entropy,
+                hidden_PD[start:stop],
+                row_N[inside] - start,
+                targets_N[inside],
+                use_reentrant=False,
+            )
+            logprobs.append(logprob_n)
+            entropies.append(entropy_C)
+        return torch.cat(logprobs)[torch.cat(order).argsort()], torch.cat(entropies)[row_N]
+
+    def _score_with_entropy(
+        self, hidden_CD: torch.Tensor, row_n: torch.Tensor, targets_n: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return logprobs_and_entropies(self._module(hidden_CD), row_n, targets_n)
+
     def _score(
         self, hidden_CD: torch.Tensor, row_n: torch.Tensor, targets_n: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -148,3 +174,30 @@ def score_logits(
     logprob_PV = torch.log_softmax(logits_PV, dim=-1)
     logprob_N = logprob_PV[row_N, targets_N]
     return logprob_N, logits_PV.amax(dim=-1)[row_N] == logits_PV[row_N, targets_N]
+
+
+def logprobs_and_entropies(
+    logits_PV: torch.Tensor, row_N: torch.Tensor, targets_N: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of each label [N] and entropy of each row's distribution [P], in nats, from logits at hand."""
+    logprob_PV = torch.log_softmax(logits_PV.to(torch.promote_types(logits_PV.dtype, torch.float32)), dim=-1)
+    return logprob_PV[row_N, targets_N], torch.special.entr(logprob_PV.exp()).sum(dim=-1)
+
+
+def score_outputs(
+    module: torch.nn.Module,
+    num_tokens: int,
+    hidden_PD: torch.Tensor,
+    row_N: torch.Tensor,
+    targets_N: torch.Tensor,
+    *,
+    needs_entropy: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probability and, if asked for, entropy of each label; logits are computed again in the backward pass."""
+    head = RecomputedHead(module, num_tokens)
+    if len(targets_N) == 0:
+        nothing = hidden_PD.new_zeros(0, dtype=torch.promote_types(hidden_PD.dtype, torch.float32))
+        return nothing, nothing if needs_entropy else None
+    if needs_entropy:
+        return head.with_entropy(hidden_PD, row_N, targets_N)
+    return head(hidden_PD, row_N, targets_N)[0], None

@@ -38,6 +38,22 @@ class LabelScores:
     is_top_N: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TreeOutputs:
+    """What one forward pass over a tree gives beside a loss.
+
+    Attributes:
+        logprob_N: Log-probability of each label in nats, differentiable.
+        entropy_N: Entropy in nats of the distribution that each label was predicted by, differentiable; None unless
+            asked for.
+        hidden_PD: Hidden states behind the final norm at the asked-for tokens, differentiable.
+    """
+
+    logprob_N: torch.Tensor
+    entropy_N: torch.Tensor | None
+    hidden_PD: torch.Tensor
+
+
 class Scorer(Protocol):
     """Log-probabilities of a tree's labels under one model; every implementation gives the same values.
 
@@ -62,6 +78,10 @@ class Scorer(Protocol):
 
     def label_scores(self, tree: TokenTree) -> LabelScores:
         """Log-probability of each label and whether greedy decoding would take it."""
+        ...
+
+    def outputs(self, tree: TokenTree, *, hidden_P: torch.Tensor, needs_entropy: bool = False) -> TreeOutputs:
+        """Log-probabilities, and the hidden states of tokens `hidden_P` (flat indices), from one forward pass."""
         ...
 
     def one_root(self, trees: Sequence[TokenTree]) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from loratory.tree.eligibility import Eligibility, eligibility
 from loratory.tree.fused.scorer import FusedScorer
 from loratory.tree.fused.weights import fused_refusal
 from loratory.tree.padded import PaddedScorer
-from loratory.tree.scorer import LabelScores, Scorer, WeightedNll
+from loratory.tree.scorer import LabelScores, Scorer, TreeOutputs, WeightedNll
 from loratory.tree.tree import TokenTree
 from loratory.tree.tree_scorer import TreeScorer
 
@@ -104,6 +104,10 @@ class SwitchingScorer:
     def label_scores(self, tree: TokenTree) -> LabelScores:
         """Log-probability of each label and whether greedy decoding would take it."""
         return self._current().label_scores(tree)
+
+    def outputs(self, tree: TokenTree, *, hidden_P: torch.Tensor, needs_entropy: bool = False) -> TreeOutputs:
+        """Log-probabilities and hidden states from one forward pass."""
+        return self._current().outputs(tree, hidden_P=hidden_P, needs_entropy=needs_entropy)
 
     def one_root(self, trees: Sequence[TokenTree]) -> AbstractContextManager[None]:
         """That of the scorer in use."""

@@ -13,10 +13,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from loratory.tree.eligibility import base_of, eligibility
-from loratory.tree.head import FrozenHead, RecomputedHead, score_logits
+from loratory.tree.head import FrozenHead, RecomputedHead, score_logits, score_outputs
 from loratory.tree.padded import PaddedScorer
 from loratory.tree.registry import forward_arguments, set_tree_attention
-from loratory.tree.scorer import LabelScores, WeightedNll
+from loratory.tree.scorer import LabelScores, TreeOutputs, WeightedNll
 from loratory.tree.tree import TokenTree
 
 Head = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -70,6 +70,21 @@ class TreeScorer:
     def label_scores(self, tree: TokenTree) -> LabelScores:
         """Log-probability of each label and whether greedy decoding would take it."""
         return self._twin.label_scores(tree) if self._is_too_long(tree) else LabelScores(*self._score(tree))
+
+    def outputs(self, tree: TokenTree, *, hidden_P: torch.Tensor, needs_entropy: bool = False) -> TreeOutputs:
+        """Log-probabilities and hidden states from one forward pass."""
+        if self._is_too_long(tree) or not self._has_linear_head:
+            return self._twin.outputs(tree, hidden_P=hidden_P, needs_entropy=needs_entropy)
+        device = self._base.device
+        predictors_P, row_N = torch.unique(tree.predictors_N, return_inverse=True)
+        predictors_P, row_N, targets_N = (x.to(device) for x in (predictors_P, row_N, tree.targets_N))
+        arguments = forward_arguments(tree, device, self._base.dtype)
+        hidden_TD: torch.Tensor = self._base.base_model(**arguments).last_hidden_state[0]
+        hidden_PD = hidden_TD.index_select(0, predictors_P)
+        asked_PD = hidden_TD.index_select(0, hidden_P.to(device))
+        head, num_tokens = self._base.get_output_embeddings(), self._base.config.vocab_size
+        logprob_N, entropy_N = score_outputs(head, num_tokens, hidden_PD, row_N, targets_N, needs_entropy=needs_entropy)
+        return TreeOutputs(logprob_N, entropy_N, asked_PD)
 
     def _is_too_long(self, tree: TokenTree) -> bool:
         return self._window is not None and tree.num_tokens > 0 and int(tree.positions_T.max()) >= self._window

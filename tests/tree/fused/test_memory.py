@@ -29,6 +29,6 @@ def page_faults(mode: str) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
-def test_later_steps_fault_nothing_in() -> None:
-    assert page_faults("keep") < 100
-    assert page_faults("default") > 1000
+def test_later_steps_fault_little_in() -> None:
+    # Not nothing: where the heap's blocks come to lie differs from process to process, and one may not fit again.
+    assert page_faults("keep") < page_faults("default") / 2

@@ -24,8 +24,8 @@ from loratory.tree.fused.weights import (
     fused_refusal,
     read_layers,
 )
-from loratory.tree.head import FrozenHead
-from loratory.tree.scorer import LabelScores, Scorer, WeightedNll
+from loratory.tree.head import FrozenHead, score_outputs
+from loratory.tree.scorer import LabelScores, Scorer, TreeOutputs, WeightedNll
 from loratory.tree.tree import Segment, TokenTree
 from loratory.tree.tree_scorer import TreeScorer
 
@@ -84,6 +84,26 @@ class FusedScorer:
         """Log-probability of each label and whether greedy decoding would take it."""
         other = self._other(tree)
         return LabelScores(*self._score(tree)) if other is None else other.label_scores(tree)
+
+    def outputs(self, tree: TokenTree, *, hidden_P: torch.Tensor, needs_entropy: bool = False) -> TreeOutputs:
+        """Log-probabilities and hidden states from one forward pass."""
+        other = self._other(tree)
+        if other is not None:
+            return other.outputs(tree, hidden_P=hidden_P, needs_entropy=needs_entropy)
+        wanted_X = torch.cat([tree.predictors_N, hidden_P.cpu()])
+        rows_Q, place_X = torch.unique(wanted_X, return_inverse=True)
+        hidden_QD = _rms_norm(self._hidden(tree, rows_Q), final_norm(self._model))
+        place_N, place_P = place_X[: len(tree.predictors_N)], place_X[len(tree.predictors_N) :]
+        asked_PD = hidden_QD.index_select(0, place_P)
+        if needs_entropy or len(tree.predictors_N) == 0:
+            head, num_tokens = self._base.get_output_embeddings(), self._base.config.vocab_size
+            predicting_R, row_N = torch.unique(place_N, return_inverse=True)
+            logprob_N, entropy_N = score_outputs(
+                head, num_tokens, hidden_QD[predicting_R], row_N, tree.targets_N, needs_entropy=needs_entropy
+            )
+            return TreeOutputs(logprob_N, entropy_N, asked_PD)
+        predicting_R, row_N = torch.unique(place_N, return_inverse=True)
+        return TreeOutputs(self._linear_head()(hidden_QD[predicting_R], row_N, tree.targets_N)[0], None, asked_PD)
 
     def _other(self, tree: TokenTree) -> Scorer | None:
         """Who scores what the fused layers cannot."""

@@ -1,4 +1,4 @@
-"""Rows as the loop sees them, and how an optimizer batch is cut into forward passes."""
+"""How an optimizer batch is cut into forward passes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,31 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from loratory.data.sequence import TokenSequence
-from loratory.tree.build import MIN_SAVED_TOKENS, build_tree
-from loratory.tree.tree import TokenTree
+from loratory.objective.row import Row
+from loratory.tree.build import MIN_SAVED_TOKENS
 
 _MAX_CANDIDATES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One record after the objective made sequences of it.
-
-    Attributes:
-        sequences: One for SFT, two for a pair.
-        origin: Where it came from (file:line), for messages.
-        count: Its share of the loss normaliser.
-    """
-
-    sequences: tuple[TokenSequence, ...]
-    origin: str
-    count: float
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of all its sequences."""
-        return sum(len(sequence) for sequence in self.sequences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +125,3 @@ def _common_length(left: npt.NDArray[np.int64], right: npt.NDArray[np.int64]) ->
     length = min(len(left), len(right))
     differs = np.flatnonzero(left[:length] != right[:length])
     return int(differs[0]) if len(differs) else length
-
-
-def tree_of(rows: Sequence[Row]) -> TokenTree:
-    """The tree of one pass over these rows."""
-    return build_tree([sequence for row in rows for sequence in row.sequences])

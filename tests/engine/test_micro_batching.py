@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from loratory.data.sequence import TokenSequence
-from loratory.engine.rows import MicroBatching, Row
+from loratory.engine.micro_batching import MicroBatching
+from loratory.objective.row import Row
 from loratory.tree.build import build_tree
 
 
