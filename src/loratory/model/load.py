@@ -36,6 +36,7 @@ from loratory.model.source import (
     snapshot_folder,
 )
 from loratory.model.tokenizer import load_tokenizer
+from loratory.model.uneven import read_shapes, uneven_class
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,13 +140,15 @@ def _load_weights(
     model_class: Any = AutoModelForCausalLM if is_foreign else MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     has_sdpa = is_foreign or getattr(model_class, "_supports_sdpa", False)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code} if is_foreign else {}
+    shapes = read_shapes(Path(source.name)) if source.is_local and source.gguf_file is None else None
+    loading_class = model_class if shapes is None else uneven_class(model_class, shapes)
     quantised = quantisation_config(quantization, dtype)
     if quantised is not None:
         options |= {"quantization_config": quantised, "device_map": {"": device}}
     if source.is_local and source.gguf_file is None and not weight_files(Path(source.name)):
         raise ModelError(f"{source.label} holds no weights (model.safetensors, its shards, or pytorch_model.bin)")
     try:
-        model, info = model_class.from_pretrained(
+        model, info = loading_class.from_pretrained(
             source.name,
             config=config,
             gguf_file=source.gguf_file,
@@ -155,6 +158,8 @@ def _load_weights(
             attn_implementation="sdpa" if has_sdpa else "eager",
             weights_only=True,
             output_loading_info=True,
+            # transformers would only say that something does not fit; _check_complete refuses with the names.
+            ignore_mismatched_sizes=True,
             **options,
         )
     except pickle.UnpicklingError as fault:
@@ -164,6 +169,8 @@ def _load_weights(
         ) from fault
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as fault:
         raise ModelError(f"{source.label} cannot be loaded: {first_line(fault)}") from fault
+    if shapes is not None:
+        model.__class__ = model_class
     _check_complete(source, info)
     if source.gguf_file is not None:
         mark_dequantised(model)
