@@ -7,13 +7,14 @@ from loratory.config import DataConfig
 from loratory.data.length import fit_length
 from loratory.data.reader import ReadReport, fingerprint, read_records
 from loratory.data.records import Record
+from loratory.data.sequence import TokenSequence
 from loratory.data.sources import source_names
 from loratory.data.split import split_validation
 from loratory.data.templates import BoundTemplate
 from loratory.engine.mixture import Mixture
 from loratory.errors import DataError
 from loratory.objective.loss import Objective
-from loratory.objective.row import Row
+from loratory.objective.row import Row, UnusableRowError
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,25 @@ def _reading_notes(report: ReadReport) -> list[str]:
     return [f"{report.source}: {count} rows skipped: {reason}" for reason, count in report.dropped.items()]
 
 
+def _sequences(
+    records: Sequence[Record], role: str, template: BoundTemplate, objective: Objective, notes: list[str]
+) -> tuple[list[Record], list[tuple[TokenSequence, ...]]]:
+    """Records that something can be learnt from, and their sequences."""
+    kept, made = [], []
+    left_out: dict[str, list[str]] = {}
+    for record in records:
+        try:
+            made.append(objective.sequences(record, template))
+        except UnusableRowError as reason:
+            left_out.setdefault(str(reason), []).append(str(record.origin))
+        else:
+            kept.append(record)
+    notes += [
+        f"{role} rows: {len(origins)} left out: {reason} (first: {origins[0]})" for reason, origins in left_out.items()
+    ]
+    return kept, made
+
+
 def _rows(
     records: Sequence[Record],
     role: str,
@@ -135,7 +155,7 @@ def _rows(
 ) -> list[Row]:
     if not records:
         return []
-    made = [objective.sequences(record, template) for record in records]
+    records, made = _sequences(records, role, template, objective, notes)
     flat = [(index, sequence) for index, sequences in enumerate(made) for sequence in sequences]
     fitted = fit_length(
         [sequence for _, sequence in flat],
@@ -159,4 +179,4 @@ def _rows(
             record = records[index]
             facts, texts = objective.facts(record), objective.texts(record)
             rows.append(Row(sequences, str(record.origin), objective.count(sequences), facts, texts))
-    return rows
+    return list(objective.complete(rows, cutoff_len=section.cutoff_len))

@@ -23,8 +23,9 @@ from loratory.engine.prepare import PreparedRows
 from loratory.engine.ranks import Ranks
 from loratory.engine.step import autocast
 from loratory.errors import NumericsError, RunError
-from loratory.objective.row import Row, batch_of
+from loratory.objective.row import Row
 from loratory.run.commit import publish_directory
+from loratory.tree.build import build_tree
 from loratory.tree.scorer import Scorer
 
 REFERENCE_NATS = "reference_nats"
@@ -99,7 +100,9 @@ def add_reference(
     policy_digest: str,
     note: Callable[[str], None],
 ) -> PreparedRows:
-    """Rows with `facts["reference_nats"]`: the weighted log-probability of each sequence under the model as it is.
+    """Rows with `facts["reference_nats"]`: the weighted log-probability of each sequence, then of each companion.
+
+    They are computed under the model as it is.
 
     Args:
         rows: Training and validation rows.
@@ -155,11 +158,12 @@ def _score(
     try:
         done = 0
         for part in micro_batching.cut([rows[i] for i in mine]):
-            batch = batch_of(part)
+            tree = build_tree([sequence for row in part for sequence in (*row.sequences, *row.companions)])
             with torch.no_grad(), autocast(ranks.device, autocast_dtype):
-                nats_S = batch.tree.sum_by_sequence(scorer.logprobs(batch.tree).double().cpu())
+                nats_S = tree.sum_by_sequence(scorer.logprobs(tree).double().cpu())
             for row in part:
-                own, nats_S = nats_S[: len(row.sequences)], nats_S[len(row.sequences) :]
+                num_own = len(row.sequences) + len(row.companions)
+                own, nats_S = nats_S[:num_own], nats_S[num_own:]
                 if not bool(torch.isfinite(own).all()):
                     raise NumericsError(
                         f"{row.origin}: the reference log-probability is not finite. Use float32 (model.dtype, "
@@ -176,7 +180,7 @@ def _score(
 def _digest(rows: Sequence[Row], policy_digest: str, precision: str) -> str:
     digest = hashlib.sha256(f"1 {policy_digest} {precision}".encode())
     for row in rows:
-        for sequence in row.sequences:
+        for sequence in (*row.sequences, *row.companions):
             digest.update(np.int64(len(sequence)).tobytes())
             digest.update(sequence.token_ids.tobytes())
             digest.update(sequence.weights.tobytes())
@@ -198,7 +202,7 @@ def _read(entry: Path, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]] | N
         flat = load_file(entry / _FILE)["nats"].numpy()
     except (OSError, SafetensorError, KeyError):
         return None
-    ends = np.cumsum([len(row.sequences) for row in rows])
+    ends = np.cumsum([len(row.sequences) + len(row.companions) for row in rows])
     if len(flat) != ends[-1] or not np.isfinite(flat).all():
         return None
     return list(np.split(flat, ends[:-1]))

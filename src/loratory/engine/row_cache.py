@@ -139,7 +139,7 @@ class RowCache:
 
 def _write(stage: Path, rows: PreparedRows) -> None:
     all_rows = (*rows.train, *rows.validation)
-    sequences = [sequence for row in all_rows for sequence in row.sequences]
+    sequences = [sequence for row in all_rows for sequence in (*row.sequences, *row.companions)]
     places = [row.origin.rpartition(":") for row in all_rows]
     files = list(dict.fromkeys(file for file, _, _ in places))
     file_number = {file: number for number, file in enumerate(files)}
@@ -149,7 +149,7 @@ def _write(stage: Path, rows: PreparedRows) -> None:
         "sequences": np.array([(len(each), each.prompt_length) for each in sequences], dtype=np.int64),
         "rows": np.array(
             [
-                (len(row.sequences), file_number[file], int(line))
+                (len(row.sequences), file_number[file], int(line), len(row.companions))
                 for row, (file, _, line) in zip(all_rows, places, strict=True)
             ],
             dtype=np.int64,
@@ -206,11 +206,13 @@ def _rows(
 ) -> list[Row]:
     made, start = [], 0
     files, all_facts, all_texts = meta["files"], meta["facts"], meta["texts"]
-    for index, ((num_sequences, file, line), count) in enumerate(zip(table, counts, strict=True)):
+    for index, ((num_sequences, file, line, num_companions), count) in enumerate(zip(table, counts, strict=True)):
         facts = {name: np.asarray(v, dtype=np.float64) for name, v in all_facts.get(str(index), {}).items()}
         own = tuple(sequences[start : start + num_sequences])
-        made.append(Row(own, f"{files[file]}:{line}", count, facts, all_texts.get(str(index), {})))
         start += num_sequences
+        companions = tuple(sequences[start : start + num_companions])
+        made.append(Row(own, f"{files[file]}:{line}", count, facts, all_texts.get(str(index), {}), companions))
+        start += num_companions
     return made
 
 

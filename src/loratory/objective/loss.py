@@ -53,7 +53,12 @@ class Objective(ABC):
 
     @abstractmethod
     def sequences(self, record: Record, template: BoundTemplate) -> tuple[TokenSequence, ...]:
-        """The sequences of one record: one for SFT, two for a pair. Raises DataError when there is nothing to learn."""
+        """The sequences of one record: one for SFT, two for a pair.
+
+        Raises:
+            DataError: The record is not of the kind that the objective learns from.
+            UnusableRowError: It is, but nothing can be learnt from this one; it is left out and counted.
+        """
 
     @abstractmethod
     def count(self, row: Sequence[TokenSequence]) -> float:
@@ -70,6 +75,10 @@ class Objective(ABC):
     def texts(self, record: Record) -> Mapping[str, str]:
         """Texts of the record that a reward needs."""
         return {}
+
+    def complete(self, rows: Sequence[Row], *, cutoff_len: int) -> Sequence[Row]:
+        """Give rows what depends on their neighbours (companions); rows of one source in their order."""
+        return rows
 
     def attach(self, model: PreTrainedModel | PeftModel, *, seed: int) -> torch.nn.Module | None:
         """Modules trained beside the model, made for its sizes, on its device; None without any."""

@@ -13,6 +13,13 @@ from loratory.tree.tree import TokenTree
 Facts = Mapping[str, npt.NDArray[np.float64]]
 
 
+class UnusableRowError(Exception):
+    """A row that nothing can be learnt from; it is left out and counted.
+
+    The message is the reason, in the same words for all rows of a kind.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One record after the objective made sequences of it.
@@ -24,6 +31,7 @@ class Row:
         facts: Name -> numbers that the loss needs and the current weights do not change: reference log-probabilities,
             a margin, advantages.
         texts: Name -> text of the record that a reward looks at, such as its answer.
+        companions: Sequences that are scored without gradient, for `Objective.statistics`.
     """
 
     sequences: tuple[TokenSequence, ...]
@@ -31,6 +39,7 @@ class Row:
     count: float
     facts: Facts = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    companions: tuple[TokenSequence, ...] = ()
 
     @property
     def num_tokens(self) -> int:
