@@ -1,0 +1,202 @@
+"""LLaMA-Factory's run files: one flat mapping over its five groups of arguments and those of the Trainer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from loratory.interop.draft import Draft, Tool
+from loratory.interop.llama_factory_settings import MODEL_RULES, OTHER_METHODS
+from loratory.interop.objectives import PREFERENCE_LOSSES, put_objective
+from loratory.interop.rules import Table, approximated, ignored, is_off, known_elsewhere, names_of, not_honoured, only
+from loratory.interop.rules import same_name, targets_of, to, together
+from loratory.interop.trainer_settings import TRAINER_DEFAULTS, TRAINER_RULES, finish_trainer
+
+# Its template names that mean a template of ours; any other is a chat model's, whose tokenizer brings it along.
+_TEMPLATES = {
+    "default": "llamafactory_default",
+    "alpaca": "llamafactory_alpaca",
+    "empty": "plain",
+    "chatml": "chatml",
+    "qwen": "qwen",
+    "llama2": "llama2",
+    "llama3": "llama3",
+    "gemma": "gemma",
+    "mistral": "mistral",
+}
+DEFAULTS: Mapping[str, object] = {
+    **TRAINER_DEFAULTS,
+    "output_dir": "saves",
+    "stage": "sft",
+    "finetuning_type": "lora",
+    "dataset_dir": "data",
+    "cutoff_len": 2048,
+    "train_on_prompt": False,
+    "mix_strategy": "concat",
+    "val_size": 0.0,
+    "lora_rank": 8,
+    "lora_dropout": 0.0,
+    "lora_target": "all",
+    "loraplus_lr_embedding": 1e-6,
+    "pissa_iter": 16,
+    "quantization_type": "nf4",
+    "double_quantization": True,
+    "disable_gradient_checkpointing": False,
+    "pref_loss": "sigmoid",
+    "pref_beta": 0.1,
+    "simpo_gamma": 0.5,
+    "do_sample": True,
+    "temperature": 0.95,
+    "top_p": 0.7,
+    "top_k": 50,
+    "max_new_tokens": 1024,
+}
+
+
+def _read_template(draft: Draft, key: str, value: Any) -> None:
+    name = _TEMPLATES.get(str(value))
+    draft.put("data.template", name or "chat", origin=key)
+    if name is None:
+        draft.report("approximated", key, "the chat template of the model's own tokenizer is taken")
+
+
+def _read_dataset_dir(draft: Draft, key: str, value: Any) -> None:
+    if not isinstance(value, str) or value == "ONLINE" or value.startswith("REMOTE:"):
+        draft.report("not honoured", key, "a register is a folder with a dataset_info.json; name data on the hub itself")
+    else:
+        draft.put("data.dataset_dir", value, origin=key)
+
+
+def _read_length(draft: Draft, key: str, value: Any) -> None:
+    draft.put("data.cutoff_len", value, origin=key)
+    draft.put("data.truncation", "truncate", origin=key)
+    draft.remark(
+        "approximated",
+        key,
+        "a longer row loses the start of its prompt; there both prompt and answer lose their ends",
+        value=value,
+    )
+
+
+def _read_mix(draft: Draft, key: str, value: Any) -> None:
+    if value == "interleave_once":
+        draft.report("approximated", key, "interleave_over is taken: rows of short sources may come again")
+        value = "interleave_over"
+    draft.put("data.mix_strategy", value, origin=key)
+
+
+def _read_probabilities(draft: Draft, key: str, value: Any) -> None:
+    draft.put("data.mix_weights", [float(part) for part in names_of(value)], origin=key)
+
+
+def _read_adapters(draft: Draft, key: str, value: Any) -> None:
+    names = names_of(value)
+    draft.put("adapter.path", names[0], origin=key)
+    if len(names) > 1:
+        draft.report("not honoured", key, "one adapter is continued; merge the others into the base first")
+
+
+DATA_RULES: Table = {
+    "dataset": to("data.train", names_of),
+    "eval_dataset": to("data.validation", names_of),
+    "dataset_dir": _read_dataset_dir,
+    "template": _read_template,
+    "cutoff_len": _read_length,
+    "mix_strategy": _read_mix,
+    "interleave_probs": _read_probabilities,
+    "train_on_prompt": to("data.train_on_inputs"),
+    "default_system": to("data.system"),
+    **same_name("data", "val_size", "max_samples"),
+    **not_honoured("every answer of a conversation is trained", "mask_history"),
+    **not_honoured(
+        "rows are never packed: a batch counts rows here and packs there (and without neat_packing, packed rows see "
+        "one another there)",
+        "packing",
+    ),
+    **not_honoured("rows are never packed: a batch counts rows here and packs there", "neat_packing"),
+    **not_honoured("rows are taken from their source again", "tokenized_path"),
+    **approximated("rows are read whole and shuffled over all of them", "streaming"),
+    **approximated("tool calls stay the text they are", "tool_format"),
+    **approximated("the template decides", "enable_thinking", "preserve_thinking"),
+    **ignored("speed and memory of reading; the rows are the same", "buffer_size", "overwrite_cache"),
+    **ignored("speed and memory of reading; the rows are the same", "preprocessing_batch_size"),
+    **ignored("speed and memory of reading; the rows are the same", "preprocessing_num_workers"),
+    **ignored("speed and memory of reading; the rows are the same", "data_shared_file_system"),
+    **ignored("only text is trained on", "media_dir"),
+    **ignored("evaluation computes the loss alone", "eval_num_beams", "eval_on_each_dataset"),
+    **only((True, None), "padding is never trained on", "ignore_pad_token_for_loss"),
+}
+FINETUNING_RULES: Table = {
+    **known_elsewhere("lora_alpha", "lora_dropout", "lora_rank", "finetuning_type"),
+    **same_name("adapter", "use_rslora", "use_dora", "create_new_adapter"),
+    **same_name("train", "loraplus_lr_ratio", "loraplus_lr_embedding"),
+    "lora_target": to("adapter.targets", targets_of),
+    "additional_target": to("adapter.modules_to_save", names_of),
+    "adapter_name_or_path": _read_adapters,
+    "early_stopping_steps": to("train.early_stopping_patience"),
+    **together("stage", "pissa_init", "pissa_iter", "pref_beta", "pref_loss", "simpo_gamma", "dpo_label_smoothing"),
+    **together("kto_chosen_weight", "kto_rejected_weight", "ppo_epochs", "ppo_target"),
+    **approximated("weights are bfloat16 and so is the arithmetic; the adapter stays in float32", "pure_bf16"),
+    **approximated("a saved adapter always goes with the base that is named", "pissa_convert"),
+    **not_honoured("rows come in random order", "disable_shuffling"),
+    **ignored("metrics.jsonl holds the loss and token accuracy of every logged step", "plot_loss", "compute_accuracy"),
+    **ignored("metrics.jsonl holds tokens per second", "include_effective_tokens_per_second"),
+    **OTHER_METHODS,
+}
+RULES: Table = {**TRAINER_RULES, **MODEL_RULES, **DATA_RULES, **FINETUNING_RULES}
+
+
+def _finish(draft: Draft, settings: Mapping[str, Any]) -> None:
+    settings = {**settings, "gradient_checkpointing": not settings["disable_gradient_checkpointing"]}
+    finish_trainer(draft, settings)
+    if settings["bf16"] is True or settings.get("pure_bf16") is True:
+        draft.put("model.dtype", "bfloat16", origin="bf16")
+    elif settings["fp16"] is True:
+        draft.put("model.dtype", "float16", origin="fp16")
+    if settings.get("template") is None:
+        draft.put("data.template", "auto", origin="template")
+    if settings.get("pissa_init") is True:
+        steps = settings["pissa_iter"]
+        draft.put("adapter.init", "pissa" if steps == -1 else f"pissa_niter_{steps}", origin="pissa_init")
+    if settings["finetuning_type"] == "full":
+        draft.values["adapter"] = {"method": "full"}
+    _finish_quantisation(draft, settings)
+    _finish_objective(draft, settings)
+
+
+def _finish_quantisation(draft: Draft, settings: Mapping[str, Any]) -> None:
+    bits = settings.get("quantization_bit")
+    if bits in {4, 8}:
+        draft.put(f"quantization.load_in_{bits}bit", True, origin="quantization_bit")
+        draft.put("quantization.bnb_4bit_quant_type", settings["quantization_type"], origin="quantization_type")
+        double = settings["double_quantization"]
+        draft.put("quantization.bnb_4bit_use_double_quant", double, origin="double_quantization")
+    elif bits is not None:
+        draft.report("not honoured", "quantization_bit", "the base is kept in 4 or 8 bits, or not quantised")
+
+
+def _finish_objective(draft: Draft, settings: Mapping[str, Any]) -> None:
+    stage = settings["stage"]
+    word = stage
+    if stage == "pt":
+        word = "sft"
+        draft.put("data.format", "text", origin="stage")
+        draft.remark("approximated", "stage", "each text is a row of its own; there texts are joined and cut evenly")
+    elif stage == "dpo":
+        word = PREFERENCE_LOSSES.get(str(settings["pref_loss"]), settings["pref_loss"])
+    parameters = {"beta": ("pref_beta", settings["pref_beta"])} if stage in {"dpo", "kto"} else {}
+    if word == "simpo":
+        parameters["gamma"] = ("simpo_gamma", settings["simpo_gamma"])
+    put_objective(draft, "stage", word, parameters)
+    for key, neutral in (
+        ("dpo_label_smoothing", 0),
+        ("kto_chosen_weight", 1),
+        ("kto_rejected_weight", 1),
+        ("ppo_epochs", 4),
+        ("ppo_target", 6.0),
+    ):
+        if not is_off(settings.get(key)) and settings[key] != neutral:
+            draft.report("not honoured", key, "this parameter of the objective is not read")
+
+
+LLAMA_FACTORY = Tool(
+    "llamafactory", "LLaMA-Factory", RULES, DEFAULTS, _finish, programs=("llamafactory-cli", "lmf", "llamafactory")
+)
