@@ -23,7 +23,24 @@ from loratory.infer.fusion import FusedAdapter, fusion_obstacle
 from loratory.infer.generate import generate
 from loratory.infer.predict import Prediction, predict_records
 from loratory.infer.sampling import Sampling
-from loratory.model import load_model
+from loratory.model import LoadedModel, load_model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenModel:
+    """A model as it answers, before a template is bound.
+
+    Attributes:
+        model: The model, plain or with its adapter.
+        tokenizer: The model's tokenizer.
+        base_identity: Identity of the base's weights.
+        fused: The adapter merged in memory, when it is.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    base_identity: str
+    fused: FusedAdapter | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,11 +158,36 @@ def open_session(
     bound = bind_template(template, loaded.tokenizer)
     if contract_file is not None and not force_template:
         check_contract(contract_file, bound.contract())
+    opened = _with_adapter(loaded, adapter_dir, keep_base=keep_base)
+    return Session(opened.model, opened.tokenizer, bound, opened.fused)
+
+
+def open_model(
+    base: ModelConfig,
+    adapter_dir: Path | None,
+    *,
+    quantization: QuantizationConfig | None = None,
+    keep_base: bool = False,
+    device: torch.device | str | None = None,
+    trust_remote_code: bool = False,
+) -> OpenModel:
+    """Load base and adapter as `open_session` does, without a template: for what needs none.
+
+    Raises:
+        IntegrityError: The base is not the adapter's.
+        ModelError: The base cannot be loaded.
+        AdapterError: The adapter cannot be loaded.
+    """
+    loaded = load_model(base, quantization=quantization, device=device, trust_remote_code=trust_remote_code)
+    return _with_adapter(loaded, adapter_dir, keep_base=keep_base)
+
+
+def _with_adapter(loaded: LoadedModel, adapter_dir: Path | None, *, keep_base: bool) -> OpenModel:
     if adapter_dir is None:
-        return Session(loaded.model, loaded.tokenizer, bound)
+        return OpenModel(loaded.model, loaded.tokenizer, loaded.identity)
     model = load_adapter(loaded.model, adapter_dir, trainable=False, base_identity=loaded.identity)
     fused = FusedAdapter(model, keep_base=keep_base) if fusion_obstacle(model) is None else None
-    return Session(model, loaded.tokenizer, bound, fused)
+    return OpenModel(model, loaded.tokenizer, loaded.identity, fused)
 
 
 def check_contract(file: Path, contract: Mapping[str, object]) -> None:
@@ -158,14 +200,28 @@ def check_contract(file: Path, contract: Mapping[str, object]) -> None:
         trained = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{file}: the template contract of the run cannot be read ({error})") from error
-    here = json.loads(json.dumps(contract))
-    if trained == here:
-        return
     if not isinstance(trained, dict):
         raise IntegrityError(f"{file}: the template contract is not a JSON object")
+    compare_contracts(trained, contract, place=str(file))
+
+
+def compare_contracts(trained: Mapping[str, object], here: Mapping[str, object], *, place: str) -> None:
+    """Compare the contract of training with that of the template at hand.
+
+    Args:
+        trained: As training wrote it.
+        here: `BoundTemplate.contract()`.
+        place: Where the first one stands, for the message.
+
+    Raises:
+        IntegrityError: They differ; the message names what differs.
+    """
+    here = json.loads(json.dumps(here))
+    if dict(trained) == here:
+        return
     differing = sorted(key for key in trained.keys() | here.keys() if trained.get(key) != here.get(key))
     details = "; ".join(f"{key}: trained with {trained.get(key)!r}, now {here.get(key)!r}" for key in differing)
     raise IntegrityError(
-        f"{file}: the adapter was trained with another prompt template ({details}). Use the run's own template and "
+        f"{place}: the adapter was trained with another prompt template ({details}). Use the run's own template and "
         "tokenizer, or give --force-template if the difference is meant"
     )
