@@ -10,7 +10,9 @@ from loratory import __version__
 from loratory.cli.adapter import merge, show_adapter
 from loratory.cli.answers import chat, predict
 from loratory.cli.data import check, preview, stats, subset
+from loratory.cli.evaluate import evaluate
 from loratory.cli.failure import failures_as_exit_codes
+from loratory.cli.importing import import_run
 from loratory.cli.training import show_config, show_schema, train
 
 
@@ -36,8 +38,9 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for verb in (train, predict, chat, demo):
+    for verb in (train, predict, evaluate, chat, demo):
         app.command()(verb)
+    app.command("import")(import_run)
     app.add_typer(_group("Show the configuration and its schema.", show=show_config, schema=show_schema), name="config")
     app.add_typer(
         _group("Look at rows before training.", check=check, subset=subset, stats=stats, preview=preview), name="data"

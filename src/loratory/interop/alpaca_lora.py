@@ -7,8 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from loratory.interop.draft import Draft, Tool, put_output_folder
-from loratory.interop.rules import Table, ignored, is_off, known_elsewhere, not_honoured, same_name, targets_of
-from loratory.interop.rules import to, together
+from loratory.interop.rules import (
+    Table,
+    ignored,
+    is_off,
+    known_elsewhere,
+    not_honoured,
+    same_name,
+    targets_of,
+    to,
+    together,
+)
 
 TEMPLATE_FOLDER = "templates"
 _KNOWN_TEMPLATES = ("alpaca", "alpaca_legacy", "alpaca_short", "vigogne")

@@ -7,8 +7,7 @@ from loratory.interop.axolotl_settings import NOT_DONE
 from loratory.interop.draft import Draft, Tool, put_output_folder
 from loratory.interop.objectives import put_objective
 from loratory.interop.peft_adapter import read_init
-from loratory.interop.rules import Table, choice, is_off, names_of, same_name, targets_of
-from loratory.interop.rules import to, together
+from loratory.interop.rules import Table, choice, is_off, names_of, same_name, targets_of, to, together
 from loratory.interop.trainer_settings import OPTIMIZERS, SCHEDULES, put_batch, read_trust
 from loratory.interop.trl import hub_split
 
@@ -23,6 +22,13 @@ _CHAT_TEMPLATES = {
     "qwen_25": "qwen",
 }
 _MAX_WARMUP_STEPS = 100
+# Parameter of `objective.preference` -> its name there.
+_PREFERENCE = {
+    "gamma": "simpo_gamma",
+    "label_smoothing": "dpo_label_smoothing",
+    "desirable_weight": "kto_desirable_weight",
+    "undesirable_weight": "kto_undesirable_weight",
+}
 DEFAULTS: Mapping[str, object] = {
     "output_dir": "./model-out",
     "sequence_len": 512,
@@ -120,7 +126,8 @@ RULES: Table = {
     "use_mlflow": _read_tracker,
     "use_trackio": _read_tracker,
     **together("adapter", "datasets", "test_datasets", "chat_template", "micro_batch_size", "bf16", "fp16", "bfloat16"),
-    **together("gradient_accumulation_steps", "warmup_steps", "warmup_ratio", "rl", "rl_beta", "simpo_gamma"),
+    **together("gradient_accumulation_steps", "warmup_steps", "warmup_ratio", "rl", "rl_beta", "orpo_alpha"),
+    **together(*_PREFERENCE.values()),
     **together("saves_per_epoch", "evals_per_epoch"),
     **NOT_DONE,
 }
@@ -144,7 +151,8 @@ def _finish(draft: Draft, settings: Mapping[str, Any]) -> None:
         if settings.get(key) not in (None, 1):
             draft.report("approximated", key, "done at the end of each epoch; for more set the steps between")
     if settings.get("rl") is not None:
-        parameters = {"beta": ("rl_beta", settings.get("rl_beta")), "gamma": ("simpo_gamma", settings.get("simpo_gamma"))}
+        named = {"beta": "orpo_alpha" if settings["rl"] == "orpo" else "rl_beta", **_PREFERENCE}
+        parameters = {ours: (theirs, settings.get(theirs)) for ours, theirs in named.items()}
         put_objective(draft, "rl", settings["rl"], parameters)
 
 

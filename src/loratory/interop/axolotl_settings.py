@@ -26,8 +26,8 @@ NOT_DONE: Table = {
     **not_honoured("texts are rows of data.train here, with data.format: text", "pretraining_dataset"),
     **not_honoured(_LAUNCH, "deepspeed", "fsdp", "fsdp_config", "context_parallel_size", "tensor_parallel_size"),
     **not_honoured(_LAUNCH, "dp_shard_size", "dp_replicate_size", "sequence_parallel_degree"),
-    **not_honoured(_OBJECTIVE, "orpo_alpha", "cpo_alpha", "kto_desirable_weight", "kto_undesirable_weight"),
-    **not_honoured(_OBJECTIVE, "dpo_label_smoothing", "center_rewards_coefficient", "trl", "vllm", "num_labels"),
+    **not_honoured(_OBJECTIVE, "cpo_alpha"),
+    **not_honoured(_OBJECTIVE, "center_rewards_coefficient", "trl", "vllm", "num_labels"),
     **not_honoured(_OBJECTIVE, "reward_model", "process_reward_model"),
     **only(("sigmoid", ["sigmoid"]), _OBJECTIVE, "dpo_loss_type"),
     **only((True,), "rows come in random order", "shuffle_merged_datasets"),
@@ -43,7 +43,9 @@ NOT_DONE: Table = {
     **ignored("only of use with sample_packing", "eval_sample_packing", "sample_packing_group_size"),
     **ignored("only of use with sample_packing", "sample_packing_bin_size", "sample_packing_sequentially"),
     **ignored(_READING, "dataset_prepared_path", "dataset_processes", "dataset_shard_num", "tokenizer_use_fast"),
-    **ignored("found from the base model", "base_model_config", "lora_fan_in_fan_out", "model_type", "is_llama_derived_model"),
+    **ignored(
+        "found from the base model", "base_model_config", "lora_fan_in_fan_out", "model_type", "is_llama_derived_model"
+    ),
     **ignored("found from the base model", "peft_ensure_weight_tying"),
     **ignored("memory only", "activation_offloading", "gradient_checkpointing_kwargs", "low_cpu_mem_usage"),
     **ignored("nothing is sent anywhere by training", "hub_model_id", "hub_strategy", "push_dataset_to_hub"),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from loratory.errors import suggest
 
 Kind = Literal["not honoured", "approximated", "ignored", "unknown"]
-KINDS: tuple[Kind, ...] = ("not honoured", "approximated", "unknown", "ignored")
+KINDS: tuple[Kind, ...] = ("not honoured", "unknown", "approximated", "ignored")
 
 Rule = Callable[["Draft", str, Any], None]
 
@@ -43,7 +43,7 @@ class Draft:
         fields: Our dotted keys, each with the words that it may hold (none where it is not a closed list).
         given: What the user wrote, under the other tool's names.
         processes: Processes that train together there.
-        values: Section -> field -> value.
+        values: Section -> field (or inner section) -> value.
         findings: In the order in which they were made.
     """
 
@@ -62,14 +62,19 @@ class Draft:
         if words and isinstance(value, str) and value not in words:
             self.remark("not honoured", origin, f"{key} cannot be {value!r}; it is one of {', '.join(words)}")
             return False
-        section, name = key.split(".", 1)
-        self.values.setdefault(section, {})[name] = value
+        *sections, name = key.split(".")
+        here: dict[str, Any] = self.values
+        for section in sections:
+            here = here.setdefault(section, {})
+        here[name] = value
         return True
 
     def get(self, key: str) -> Any:
         """What was put for one of our fields; None if nothing was."""
-        section, name = key.split(".", 1)
-        return self.values.get(section, {}).get(name)
+        here: Any = self.values
+        for step in key.split("."):
+            here = here.get(step, {})
+        return None if here == {} else here
 
     def report(self, kind: Kind, key: str, reason: str) -> None:
         """A finding about a setting, if the user wrote it."""

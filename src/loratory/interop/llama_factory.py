@@ -5,9 +5,20 @@ from typing import Any
 
 from loratory.interop.draft import Draft, Tool
 from loratory.interop.llama_factory_settings import MODEL_RULES, OTHER_METHODS
-from loratory.interop.objectives import PREFERENCE_LOSSES, put_objective
-from loratory.interop.rules import Table, approximated, ignored, is_off, known_elsewhere, names_of, not_honoured, only
-from loratory.interop.rules import same_name, targets_of, to, together
+from loratory.interop.objectives import put_objective
+from loratory.interop.rules import (
+    Table,
+    approximated,
+    ignored,
+    known_elsewhere,
+    names_of,
+    not_honoured,
+    only,
+    same_name,
+    targets_of,
+    to,
+    together,
+)
 from loratory.interop.trainer_settings import TRAINER_DEFAULTS, TRAINER_RULES, finish_trainer
 
 # Its template names that mean a template of ours; any other is a chat model's, whose tokenizer brings it along.
@@ -51,6 +62,18 @@ DEFAULTS: Mapping[str, object] = {
 }
 
 
+# Parameter of `objective.preference` -> its name there.
+_PREFERENCE = {
+    "beta": "pref_beta",
+    "sft_weight": "pref_ftx",
+    "label_smoothing": "dpo_label_smoothing",
+    "gamma": "simpo_gamma",
+    "desirable_weight": "kto_chosen_weight",
+    "undesirable_weight": "kto_rejected_weight",
+    "reference_model": "ref_model",
+}
+
+
 def _read_template(draft: Draft, key: str, value: Any) -> None:
     name = _TEMPLATES.get(str(value))
     draft.put("data.template", name or "chat", origin=key)
@@ -60,7 +83,9 @@ def _read_template(draft: Draft, key: str, value: Any) -> None:
 
 def _read_dataset_dir(draft: Draft, key: str, value: Any) -> None:
     if not isinstance(value, str) or value == "ONLINE" or value.startswith("REMOTE:"):
-        draft.report("not honoured", key, "a register is a folder with a dataset_info.json; name data on the hub itself")
+        draft.report(
+            "not honoured", key, "a register is a folder with a dataset_info.json; name data on the hub itself"
+        )
     else:
         draft.put("data.dataset_dir", value, origin=key)
 
@@ -133,7 +158,7 @@ FINETUNING_RULES: Table = {
     "adapter_name_or_path": _read_adapters,
     "early_stopping_steps": to("train.early_stopping_patience"),
     **together("stage", "pissa_init", "pissa_iter", "pref_beta", "pref_loss", "simpo_gamma", "dpo_label_smoothing"),
-    **together("kto_chosen_weight", "kto_rejected_weight", "ppo_epochs", "ppo_target"),
+    **together("kto_chosen_weight", "kto_rejected_weight", "pref_ftx", "ref_model"),
     **approximated("weights are bfloat16 and so is the arithmetic; the adapter stays in float32", "pure_bf16"),
     **approximated("a saved adapter always goes with the base that is named", "pissa_convert"),
     **not_honoured("rows come in random order", "disable_shuffling"),
@@ -181,20 +206,8 @@ def _finish_objective(draft: Draft, settings: Mapping[str, Any]) -> None:
         draft.put("data.format", "text", origin="stage")
         draft.remark("approximated", "stage", "each text is a row of its own; there texts are joined and cut evenly")
     elif stage == "dpo":
-        word = PREFERENCE_LOSSES.get(str(settings["pref_loss"]), settings["pref_loss"])
-    parameters = {"beta": ("pref_beta", settings["pref_beta"])} if stage in {"dpo", "kto"} else {}
-    if word == "simpo":
-        parameters["gamma"] = ("simpo_gamma", settings["simpo_gamma"])
-    put_objective(draft, "stage", word, parameters)
-    for key, neutral in (
-        ("dpo_label_smoothing", 0),
-        ("kto_chosen_weight", 1),
-        ("kto_rejected_weight", 1),
-        ("ppo_epochs", 4),
-        ("ppo_target", 6.0),
-    ):
-        if not is_off(settings.get(key)) and settings[key] != neutral:
-            draft.report("not honoured", key, "this parameter of the objective is not read")
+        word = settings["pref_loss"]
+    put_objective(draft, "stage", word, {ours: (theirs, settings.get(theirs)) for ours, theirs in _PREFERENCE.items()})
 
 
 LLAMA_FACTORY = Tool(

@@ -3,8 +3,17 @@
 from typing import Any
 
 from loratory.interop.draft import Draft
-from loratory.interop.rules import Table, approximated, ignored, is_off, known_elsewhere, not_honoured, only
-from loratory.interop.rules import same_name, together
+from loratory.interop.rules import (
+    Table,
+    approximated,
+    ignored,
+    is_off,
+    known_elsewhere,
+    not_honoured,
+    only,
+    same_name,
+    together,
+)
 from loratory.interop.trainer_settings import read_trust
 
 _NO_OPTIMIZER = "there is no such optimizer here; plain AdamW is taken"
@@ -93,12 +102,14 @@ OTHER_METHODS: Table = {
     **not_honoured("which layers are trained cannot be chosen by number", "freeze_extra_modules"),
     **not_honoured("its own settings are not read; the method's defaults hold", "module_dropout", "oft_rank"),
     **not_honoured("its own settings are not read; the method's defaults hold", "oft_block_size", "oft_target"),
-    **not_honoured("this parameter of the objective is not read", "pref_ftx", "pref_bco_weight", "ref_model"),
+    **not_honoured("this parameter of the objective is not read", "pref_bco_weight"),
     **not_honoured("this parameter of the objective is not read", "ref_model_adapters", "reward_model"),
     **not_honoured("this parameter of the objective is not read", "ref_model_quantization_bit"),
     **not_honoured("this parameter of the objective is not read", "reward_model_adapters"),
     **not_honoured("this parameter of the objective is not read", "reward_model_quantization_bit"),
     **only(("lora", None), "the reward model is one trained here", "reward_model_type"),
     **only((1, None), "this parameter of the objective is not read", "ppo_buffer_size"),
+    **only((4, None), "this parameter of the objective is not read", "ppo_epochs"),
+    **only((6.0, None), "this parameter of the objective is not read", "ppo_target"),
     **not_honoured("this parameter of the objective is not read", "ppo_score_norm", "ppo_whiten_rewards"),
 }

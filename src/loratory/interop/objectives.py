@@ -5,44 +5,54 @@ from typing import Any
 
 from loratory.interop.draft import Draft
 
-# LLaMA-Factory's stages, Axolotl's `rl`, TRL's commands -> objective.name.
+# LLaMA-Factory's stages and pref_loss, Axolotl's `rl`, TRL's commands and loss_type -> objective.name.
 OBJECTIVES: Mapping[str, str] = {
     "sft": "sft",
     "rm": "reward",
     "reward": "reward",
     "ppo": "ppo",
+    "grpo": "grpo",
     "dpo": "dpo",
-    "ipo": "ipo",
+    "sigmoid": "dpo",
+    "hinge": "dpo",
+    "ipo": "dpo",
+    "robust": "dpo",
     "kto": "kto",
     "orpo": "orpo",
     "simpo": "simpo",
-    "grpo": "grpo",
 }
-# LLaMA-Factory's pref_loss and TRL's loss_type of preference pairs -> objective.name.
-PREFERENCE_LOSSES: Mapping[str, str] = {
-    "sigmoid": "dpo",
-    "hinge": "hinge",
-    "ipo": "ipo",
-    "orpo": "orpo",
-    "simpo": "simpo",
+# Words that say which of DPO's losses is meant.
+_LOSSES = ("sigmoid", "hinge", "ipo", "robust")
+# The parameters that an objective obeys, of `objective.preference`.
+_OBEYED: Mapping[str, tuple[str, ...]] = {
+    "dpo": ("beta", "label_smoothing", "sft_weight", "reference_model"),
+    "kto": ("beta", "desirable_weight", "undesirable_weight", "reference_model"),
+    "orpo": ("beta",),
+    "simpo": ("beta", "gamma", "sft_weight"),
 }
 
 
-def put_objective(draft: Draft, key: str, word: object, parameters: Mapping[str, Any]) -> None:
-    """Set the objective and those of its parameters that it has here.
+def put_objective(draft: Draft, key: str, word: object, parameters: Mapping[str, tuple[str, Any]]) -> None:
+    """Set the objective and those of its parameters that it obeys here.
 
     Args:
         draft: Grows.
         key: The setting that names the objective in the other tool.
         word: What it says.
-        parameters: Our parameter's name -> (their setting, value).
+        parameters: Name in `objective.preference` -> (their setting, its value).
     """
     name = OBJECTIVES.get(str(word))
     if name is None:
         draft.remark("not honoured", key, f"there is no objective {word!r} here", value=word)
         return
-    if not draft.put("objective.name", name, origin=key) or name == "sft":
+    if not draft.put("objective.name", name, origin=key):
         return
+    if name == "dpo" and word in _LOSSES:
+        draft.put("objective.preference.loss", word, origin=key)
     for ours, (theirs, value) in parameters.items():
-        if value is not None:
-            draft.put(f"objective.{ours}", value, origin=theirs)
+        if value is None:
+            continue
+        if ours in _OBEYED.get(name, ()):
+            draft.put(f"objective.preference.{ours}", value, origin=theirs)
+        else:
+            draft.report("ignored", theirs, f"objective {name} has no such parameter")

@@ -4,8 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from loratory.interop.draft import Draft, Tool
-from loratory.interop.rules import Table, ignored, is_off, known_elsewhere, not_honoured, only, same_name, targets_of
-from loratory.interop.rules import to
+from loratory.interop.rules import (
+    Table,
+    ignored,
+    is_off,
+    known_elsewhere,
+    not_honoured,
+    only,
+    same_name,
+    targets_of,
+    to,
+)
 
 ADAPTER_MARK = "peft_type"
 
@@ -111,5 +120,3 @@ PEFT_ADAPTER = Tool("peft", "a PEFT adapter file", ADAPTER_RULES, ADAPTER_DEFAUL
 def is_adapter_file(document: Mapping[str, object]) -> bool:
     """Whether a JSON object is a PEFT adapter configuration."""
     return ADAPTER_MARK in document
-
-

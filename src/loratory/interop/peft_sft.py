@@ -4,8 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from loratory.interop.draft import Draft, Tool
-from loratory.interop.rules import Table, approximated, ignored, is_off, known_elsewhere, not_honoured, same_name
-from loratory.interop.rules import targets_of, to, together
+from loratory.interop.rules import (
+    Table,
+    approximated,
+    ignored,
+    is_off,
+    known_elsewhere,
+    not_honoured,
+    same_name,
+    targets_of,
+    to,
+    together,
+)
 from loratory.interop.trainer_settings import TRAINER_DEFAULTS, TRAINER_RULES, finish_trainer
 from loratory.interop.trl import SFT_RULES, finish_text, hub_split
 

@@ -4,8 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from loratory.interop.draft import Draft, put_output_folder
-from loratory.interop.rules import Table, choice, ignored, is_off, known_elsewhere, names_of, not_honoured, only
-from loratory.interop.rules import same_name, to, together
+from loratory.interop.rules import (
+    Table,
+    choice,
+    ignored,
+    is_off,
+    known_elsewhere,
+    names_of,
+    not_honoured,
+    only,
+    same_name,
+    to,
+    together,
+)
 
 # What the Trainer takes where a setting is left out, as far as it becomes a value here.
 TRAINER_DEFAULTS: Mapping[str, object] = {
@@ -223,4 +234,6 @@ def _put_intervals(draft: Draft, settings: Mapping[str, Any]) -> None:
         elif value not in {"epoch", "no", False}:
             draft.report("approximated", strategy, "done at the end of each epoch")
         elif is_off(value) and (draft.get("data.validation") or draft.get("data.val_size")):
-            draft.remark("approximated", strategy, "validation rows are evaluated at the end of each epoch", value=value)
+            draft.remark(
+                "approximated", strategy, "validation rows are evaluated at the end of each epoch", value=value
+            )

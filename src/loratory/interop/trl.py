@@ -1,12 +1,24 @@
-"""TRL's configuration files and command lines: `trl sft|dpo|kto|reward|grpo`. The file alone does not name the command."""
+"""TRL's configuration files and command lines. The file alone does not say whether sft, dpo or another reads it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from loratory.interop.draft import Draft, Tool
-from loratory.interop.objectives import PREFERENCE_LOSSES, put_objective
-from loratory.interop.rules import Table, approximated, ignored, is_off, known_elsewhere, names_of, not_honoured, only
-from loratory.interop.rules import same_name, targets_of, to, together
+from loratory.interop.objectives import put_objective
+from loratory.interop.rules import (
+    Table,
+    approximated,
+    ignored,
+    is_off,
+    known_elsewhere,
+    names_of,
+    not_honoured,
+    only,
+    same_name,
+    targets_of,
+    to,
+    together,
+)
 from loratory.interop.trainer_settings import TRAINER_DEFAULTS, TRAINER_RULES, finish_trainer
 
 _KERNEL = "the fastest exact kernel is chosen by the engine"
@@ -97,10 +109,10 @@ SFT_RULES: Table = {
 }
 _PREFERENCE_RULES: Table = {
     "max_length": _read_length,
-    **together("beta", "loss_type"),
-    **not_honoured(_NO_OBJECTIVE_PARAMETER, "label_smoothing", "ld_alpha", "rpo_alpha", "use_weighting", "sync_ref_model"),
+    **together("beta", "loss_type", "label_smoothing", "desirable_weight", "undesirable_weight"),
+    **not_honoured(_NO_OBJECTIVE_PARAMETER, "ld_alpha", "rpo_alpha", "use_weighting", "sync_ref_model"),
     **not_honoured(_NO_OBJECTIVE_PARAMETER, "max_prompt_length", "max_completion_length", "disable_dropout"),
-    **not_honoured(_NO_OBJECTIVE_PARAMETER, "desirable_weight", "undesirable_weight", "ref_model_init_kwargs"),
+    **not_honoured(_NO_OBJECTIVE_PARAMETER, "ref_model_init_kwargs"),
     **ignored("the reference is computed by switching the adapter off", "precompute_ref_log_probs"),
     **ignored("every token is computed once, without padding", "padding_free", "pad_to_multiple_of", "pad_token"),
     **approximated("rows lose the start of their prompt", "truncation_mode"),
@@ -198,16 +210,21 @@ def _finish_sft(draft: Draft, settings: Mapping[str, Any]) -> None:
     finish_text(draft, settings)
 
 
+def _preference(settings: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    names = ("beta", "label_smoothing", "desirable_weight", "undesirable_weight")
+    return {name: (name, settings.get(name)) for name in names}
+
+
 def _finish_dpo(draft: Draft, settings: Mapping[str, Any]) -> None:
     finish_common(draft, settings)
     losses = names_of(settings["loss_type"])
-    word = PREFERENCE_LOSSES.get(losses[0], losses[0]) if len(losses) == 1 else "several losses"
-    put_objective(draft, "loss_type", word, {"beta": ("beta", settings["beta"])})
+    word = losses[0] if len(losses) == 1 else "several losses"
+    put_objective(draft, "loss_type", word, _preference(settings))
 
 
 def _finish_kto(draft: Draft, settings: Mapping[str, Any]) -> None:
     finish_common(draft, settings)
-    put_objective(draft, "(command) kto", "kto", {"beta": ("beta", settings["beta"])})
+    put_objective(draft, "(command) kto", "kto", _preference(settings))
 
 
 def _finish_reward(draft: Draft, settings: Mapping[str, Any]) -> None:
@@ -217,7 +234,7 @@ def _finish_reward(draft: Draft, settings: Mapping[str, Any]) -> None:
 
 def _finish_grpo(draft: Draft, settings: Mapping[str, Any]) -> None:
     finish_common(draft, settings)
-    put_objective(draft, "(command) grpo", "grpo", {"beta": ("beta", settings["beta"])})
+    put_objective(draft, "(command) grpo", "grpo", {})
 
 
 _SHARED: Table = {**TRAINER_RULES, **MODEL_RULES, **SCRIPT_RULES}
