@@ -14,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train with PEFT from one configuration file.")
     parser.add_argument("--config", type=Path, required=True, help="run file")
     parser.add_argument("--mode", choices=["train"], default="train", help="what to do")
-    parser.add_argument("--algorithm", default=None, help="objective: sft")
+    parser.add_argument("--algorithm", default=None, help="objective.name: sft, reward, dpo, kto, orpo, ppo, grpo, …")
     parser.add_argument("--experiment_name", default=None, help="name of the run: outputs/NAME")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="throw away the run of that name")

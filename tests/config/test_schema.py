@@ -1,8 +1,9 @@
 """The schema for editors and the reference page."""
 
 import json
+from typing import Any
 
-from loratory.config import RunConfig, config_reference, config_schema, schema_to_json
+from loratory.config import config_reference, config_schema, schema_to_json
 from loratory.config.fields import config_fields, describe_type
 
 
@@ -12,11 +13,16 @@ def test_the_schema_names_every_field_and_refuses_others() -> None:
     assert schema["additionalProperties"] is False
     assert set(schema["required"]) == {"model", "data"}
     named = set()
-    for section in RunConfig.model_fields:
-        reference = schema["properties"][section]["$ref"].rsplit("/", 1)[1]
-        definition = schema["$defs"][reference]
+
+    def collect(prefix: str, definition: dict[str, Any]) -> None:
         assert definition["additionalProperties"] is False
-        named |= {f"{section}.{name}" for name in definition["properties"]}
+        for name, inner in definition["properties"].items():
+            if "$ref" in inner:
+                collect(f"{prefix}{name}.", schema["$defs"][inner["$ref"].rsplit("/", 1)[1]])
+            else:
+                named.add(prefix + name)
+
+    collect("", schema)
     assert named == set(config_fields())
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from loratory.config.root import RunConfig
 from loratory.config.section import Section
@@ -43,6 +43,11 @@ class ConfigField:
         return describe_type(self.annotation)
 
     @property
+    def is_mapping(self) -> bool:
+        """Whether a dotted key may point into its value."""
+        return any(get_origin(kind) is dict for kind in _flat(self.annotation))
+
+    @property
     def takes_text_only(self) -> bool:
         """Whether every value but null is text, so that `key=007` on a command line needs no quotes."""
         return all(kind is str or kind is type(None) or isinstance(kind, str) for kind in _flat(self.annotation))
@@ -55,13 +60,28 @@ class ConfigField:
 
 
 @cache
+def config_sections() -> Mapping[str, type[Section]]:
+    """Return every section by dotted key, a section's own sections right behind it."""
+    found: dict[str, type[Section]] = {}
+
+    def collect(prefix: str, section: type[Section]) -> None:
+        for name, info in section.model_fields.items():
+            if _is_section(info.annotation):
+                found[prefix + name] = info.annotation
+                collect(f"{prefix}{name}.", info.annotation)
+
+    collect("", RunConfig)
+    return found
+
+
+@cache
 def config_fields() -> Mapping[str, ConfigField]:
     """Return every field by dotted key, in the order of the sections."""
     fields = {}
-    for section, outer in RunConfig.model_fields.items():
-        assert isinstance(outer.annotation, type)
-        assert issubclass(outer.annotation, Section)
-        for name, info in outer.annotation.model_fields.items():
+    for section, kind in config_sections().items():
+        for name, info in kind.model_fields.items():
+            if _is_section(info.annotation):
+                continue
             is_required = info.is_required()
             field = ConfigField(
                 section=section,
@@ -75,8 +95,21 @@ def config_fields() -> Mapping[str, ConfigField]:
     return fields
 
 
+def field_of(key: str) -> ConfigField | None:
+    """Return the field that a dotted key names or points into, such as `adapter.rank_pattern.q_proj`."""
+    steps = key.split(".")
+    for length in range(len(steps), 0, -1):
+        if found := config_fields().get(".".join(steps[:length])):
+            return found
+    return None
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[Section]]:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
 def section_names() -> list[str]:
-    """Return the names of the sections in order."""
+    """Return the names of the outer sections in order."""
     return list(RunConfig.model_fields)
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from loratory.config.document import dump_document, parse_document, read_document
-from loratory.config.fields import config_fields, section_names, suggest_key
+from loratory.config.fields import config_fields, config_sections, field_of, section_names, suggest_key
 from loratory.config.root import RunConfig
 from loratory.errors import ConfigError
 from loratory.interop.peft_document import is_peft_document, translate_peft_document
@@ -101,31 +101,33 @@ def config_to_yaml(config: RunConfig) -> str:
 def _apply_override(values: dict[str, Any], override: str) -> str | None:
     """Set one assignment in `values`; return the fault instead when it cannot be one."""
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".", 2)
-    if not equals or len(parts) < 2 or not all(parts):
+    key = key.strip()
+    if not equals or key.count(".") < 1 or not all(key.split(".")):
         return f"{override}: expected section.key=value, such as train.learning_rate=2e-4"
-    section, name = parts[0], parts[1]
-    field = config_fields().get(f"{section}.{name}")
+    field = field_of(key)
     if field is None:
-        return _unknown(f"{section}.{name}", text)
+        return _unknown(key, text)
+    inner_key = key[len(field.key) + 1 :]
+    if inner_key and not field.is_mapping:
+        return _unknown(key, text)
     is_quoted = text[:1] in {"'", '"'}
-    if field.takes_text_only and not is_quoted and text not in {"", "~", "null"} and len(parts) == 2:
+    if field.takes_text_only and not is_quoted and text not in {"", "~", "null"} and not inner_key:
         value: object = text
     else:
         try:
-            value = parse_document(text, f"{section}.{name}")
+            value = parse_document(text, field.key)
         except ConfigError as error:
             return " ".join(error.faults)
-        if field.takes_text_or_list and isinstance(value, bool | int | float) and len(parts) == 2:
+        if field.takes_text_or_list and isinstance(value, bool | int | float) and not inner_key:
             value = text
-    target = values.setdefault(section, {})
-    if not isinstance(target, dict):
-        return None
-    if len(parts) == 2:
-        target[name] = value
-        return None
-    inner = target.get(name)
-    target[name] = {**(inner if isinstance(inner, dict) else {}), parts[2]: value}
+    target = values
+    for step in (*field.section.split("."), *([field.name] if inner_key else [])):
+        inner = target.get(step)
+        if inner is not None and not isinstance(inner, dict) and step != field.name:
+            return None  # a section that is no mapping is complained about when it is validated
+        target[step] = dict(inner) if isinstance(inner, dict) else {}
+        target = target[step]
+    target[inner_key or field.name] = value
     return None
 
 
@@ -155,17 +157,17 @@ def _dotted(loc: tuple[int | str, ...], values: dict[str, Any]) -> str:
 def _sentence(key: str, detail: ErrorDetails, values: dict[str, Any]) -> str:
     got = _show(detail["input"])
     kind = detail["type"]
-    field = config_fields().get(".".join(key.split(".")[:2]))
+    field = field_of(key)
     if kind == "extra_forbidden" or kind == "invalid_key":
         return _unknown(key, got)
     if kind == "missing":
         what = f"{field.allowed}: {field.description}" if field else _missing_section(key)
         return f"{key}: required and not given; expected {what}"
     if field is None:
-        if key in section_names():
+        if key in config_sections():
             if kind == "value_error":
                 return f"{key}: {detail['msg'].removeprefix('Value error, ')}"
-            names = ", ".join(each.name for each in config_fields().values() if each.section == key)
+            names = ", ".join(config_sections()[key].model_fields)
             return f"{key}: expected a mapping of fields; got {got}; fields: {names}"
         return _unknown(key, got)
     reason = detail["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value error, ")
@@ -177,7 +179,7 @@ def _sentence(key: str, detail: ErrorDetails, values: dict[str, Any]) -> str:
         reason = reason.replace(technical, plain)
     is_bound = kind.startswith(("greater", "less", "string_pattern", "finite", "value_error"))
     hint = _yaml_hint(detail["input"], kind)
-    is_inner = key.count(".") > 1
+    is_inner = key != field.key
     return f"{key}: {reason if is_bound or is_inner else f'should be {field.allowed}'}; got {got}{hint}"
 
 
@@ -187,7 +189,7 @@ def _missing_section(key: str) -> str:
 
 
 def _unknown(key: str, got: str) -> str:
-    section = key.split(".")[0]
+    section = key.rpartition(".")[0]
     hint = suggest_key(key)
     allowed = ""
     if not hint:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from loratory.config.document import dump_document
-from loratory.config.fields import ConfigField, config_fields
+from loratory.config.fields import ConfigField, config_fields, config_sections
 from loratory.config.root import RunConfig
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -34,9 +34,8 @@ def config_reference() -> str:
     for field in config_fields().values():
         by_section.setdefault(field.section, []).append(field)
     for section, fields in by_section.items():
-        info = RunConfig.model_fields[section]
-        assert isinstance(info.annotation, type)
-        lines += [f"## {section}", "", f"{(info.annotation.__doc__ or '').strip()}", ""]
+        kind = config_sections()[section]
+        lines += [f"##{'#' * section.count('.')} {section}", "", f"{(kind.__doc__ or '').strip()}", ""]
         lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
         lines += [_row(field) for field in fields]
         lines.append("")

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from peft import PeftModel
+from transformers import PreTrainedModel
+
 from loratory.config import AdapterConfig, RunConfig
 from loratory.engine.artefacts import ModelArtefacts
 from loratory.engine.memory_budget import MemoryRoom, PassMemory
@@ -13,9 +16,12 @@ from loratory.engine.prepare import PreparedRows
 from loratory.engine.ranks import Ranks
 from loratory.engine.reference import CACHE_NAME, StartingPolicy, add_reference, parameters_digest
 from loratory.engine.scoring import choose_scorer, measure_memory
+from loratory.errors import ModelError
+from loratory.model import load_model
 from loratory.objective import Objective
 from loratory.objective.sampled import SampledObjective
 from loratory.tree.scorer import Scorer
+from loratory.tree.scorers import make_scorer
 
 _REFERENCE_TOKENS = 4096
 _NO_OP_INITS = {"default", "gaussian", "orthogonal"}
@@ -68,22 +74,48 @@ def start_of_policy(
     room, memory = measure_memory(model, scorer, rows, section, ranks)
     is_no_op = _is_no_op(config.adapter)
     if objective.needs_reference:
-        start = "" if is_no_op else parameters_digest(artefacts.parameters())
+        policy, policy_digest = _reference_policy(config, artefacts, is_no_op=is_no_op, ranks=ranks)
         rows = add_reference(
             rows,
-            model,
-            scorer,
+            policy,
+            scorer if policy is model else make_scorer(policy),
             micro_batching=MicroBatching(None, _REFERENCE_TOKENS, shares_prefixes=scorer.path != "padded"),
             autocast_dtype=autocast_dtype(section, model.dtype),
             ranks=ranks,
             folder=Path(config.run.output_dir) / CACHE_NAME,
-            policy_digest=f"{artefacts.base_identity} {config.quantization.model_dump_json()} {model.dtype} {start}",
+            policy_digest=policy_digest,
             note=note,
         )
     reference = None
     if isinstance(objective, SampledObjective):
         reference = StartingPolicy(model, scorer, parameters=artefacts.parameters(), is_no_op=is_no_op)
     return Beginning(rows, scorer, room, memory, reference)
+
+
+def _reference_policy(
+    config: RunConfig, artefacts: ModelArtefacts, *, is_no_op: bool, ranks: Ranks
+) -> tuple[PreTrainedModel | PeftModel, str]:
+    """The model whose log-probabilities are the reference, and what names it: the policy as it starts, or another one.
+
+    Another model is needed only while the rows are scored; it is given up afterwards.
+    """
+    named = config.objective.preference.reference_model
+    if named is None:
+        start = "" if is_no_op else parameters_digest(artefacts.parameters())
+        quantization = config.quantization.model_dump_json()
+        return artefacts.model, f"{artefacts.base_identity} {quantization} {artefacts.model.dtype} {start}"
+    section = config.model.model_copy(
+        update={"model_name_or_path": named, "revision": None, "gguf_file": None, "tokenizer_name_or_path": None}
+    )
+    loaded = load_model(section, quantization=config.quantization, device=ranks.device)
+    theirs, ours = loaded.tokenizer.get_vocab(), artefacts.tokenizer.get_vocab()
+    if theirs != ours:
+        raise ModelError(
+            f"objective.preference.reference_model: '{named}' has another tokenizer than the policy, so its "
+            "log-probabilities are of other tokens. Take a reference of the same family."
+        )
+    loaded.model.requires_grad_(False)
+    return loaded.model, f"{loaded.identity} {config.quantization.model_dump_json()} {loaded.model.dtype}"
 
 
 def _is_no_op(section: AdapterConfig) -> bool:
