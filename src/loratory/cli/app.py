@@ -13,6 +13,8 @@ from loratory.cli.data import check, preview, stats, subset
 from loratory.cli.evaluate import evaluate
 from loratory.cli.failure import failures_as_exit_codes
 from loratory.cli.importing import import_run
+from loratory.cli.sft import CONTEXT as SFT_CONTEXT
+from loratory.cli.sft import sft
 from loratory.cli.training import show_config, show_schema, train
 
 
@@ -41,6 +43,7 @@ def make_app() -> typer.Typer:
     for verb in (train, predict, evaluate, chat, demo):
         app.command()(verb)
     app.command("import")(import_run)
+    app.command("sft", context_settings=SFT_CONTEXT)(sft)
     app.add_typer(_group("Show the configuration and its schema.", show=show_config, schema=show_schema), name="config")
     app.add_typer(
         _group("Look at rows before training.", check=check, subset=subset, stats=stats, preview=preview), name="data"

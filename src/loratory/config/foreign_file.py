@@ -16,7 +16,7 @@ from loratory.config.reader import build_config, config_to_yaml
 from loratory.config.root import RunConfig
 from loratory.errors import ConfigError, suggest
 from loratory.interop.catalogue import find_tool, program_tool, recognise
-from loratory.interop.command_line import CommandLine, parse_command
+from loratory.interop.command_line import CommandLine, parse_command, parse_flags
 from loratory.interop.draft import KINDS, Finding, Reading, Tool, read_settings
 from loratory.interop.peft_adapter import PEFT_ADAPTER, is_adapter_file
 
@@ -99,6 +99,39 @@ def read_foreign_run(
     return work.finish(processes, overrides)
 
 
+def read_foreign_flags(
+    tokens: Sequence[str], *, tool: str, source: str, processes: int, overrides: Sequence[str] = ()
+) -> ForeignRun:
+    """Read the flags of another tool's command.
+
+    Args:
+        tokens: Flags and values; or one JSON file with them. `--adapter_config F` takes the adapter from a PEFT JSON.
+        tool: Whose flags these are.
+        source: What takes them, for messages.
+        processes: Processes that train together.
+        overrides: Assignments to our own fields.
+
+    Raises:
+        ConfigError: A flag is given twice, a file cannot be read, or the result is no valid configuration.
+    """
+    arguments, words = parse_flags(tokens, source)
+    work = _Work(find_tool(tool))
+    adapter = arguments.pop("adapter_config", None)
+    return work.read_flags(arguments, words, adapter, source).finish(processes, overrides)
+
+
+def read_adapter_json(path: Path) -> dict[str, object]:
+    """Read a PEFT adapter configuration.
+
+    Raises:
+        ConfigError: The file is missing, not JSON, or no adapter configuration.
+    """
+    document = _read_json(path)
+    if not is_adapter_file(document):
+        raise ConfigError(f"{path}: no PEFT adapter configuration: it has no peft_type")
+    return document
+
+
 class _Work:
     """What the files have said so far."""
 
@@ -136,6 +169,20 @@ class _Work:
             self.read_file(path if path.is_file() else folder / path)
         self._given.update(arguments)
         self._processes = line.processes
+
+    def read_flags(
+        self, arguments: Mapping[str, object], words: Sequence[str], adapter: object, source: str
+    ) -> "_Work":
+        stray = [word for word in words if not word.endswith(".json")]
+        if stray:
+            raise ConfigError(f"{source}: {stray[0]!r} belongs to no flag; flags are written as --name value")
+        for word in words:
+            self.read_file(Path(word))
+        if adapter is not None:
+            self._adapter = read_adapter_json(Path(str(adapter)))
+        self._sources.append(source)
+        self._given.update(arguments)
+        return self
 
     def finish(self, processes: int | None, overrides: Sequence[str]) -> ForeignRun:
         fields = {key: _words(field.annotation) for key, field in config_fields().items()}

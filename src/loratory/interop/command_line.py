@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -64,7 +64,7 @@ def parse_command(text: str, source: str) -> CommandLine:
     _refuse_shell(tokens, source)
     index = _program_index(tokens)
     assert index is not None
-    arguments, words = _arguments(tokens[index + 1 :], source)
+    arguments, words = parse_flags(tokens[index + 1 :], source)
     return CommandLine(PurePath(tokens[index]).name, tuple(words), arguments, _processes(tokens[:index]))
 
 
@@ -121,7 +121,7 @@ def _refuse_shell(tokens: list[str], source: str) -> None:
 
 def _processes(launcher: list[str]) -> int:
     """Processes that a launcher starts: per node, times the nodes."""
-    arguments, _ = _arguments([token for token in launcher if token.startswith("-") or token.isdigit()], "")
+    arguments, _ = parse_flags([token for token in launcher if token.startswith("-") or token.isdigit()], "")
     counts = {str(key).replace("-", "_"): value for key, value in arguments.items()}
     per_node = next((value for key, value in counts.items() if key in _LAUNCHER_COUNTS), None)
     if per_node is None:
@@ -134,8 +134,12 @@ def _processes(launcher: list[str]) -> int:
     return max(1, per_node * nodes) if has_counts else 1  # type: ignore[operator]
 
 
-def _arguments(tokens: list[str], source: str) -> tuple[dict[str, object], list[str]]:
-    """Flags with their values, and the words before the first flag."""
+def parse_flags(tokens: Sequence[str], source: str) -> tuple[dict[str, object], list[str]]:
+    """Flags (`--key value`, `--key=value`, `key=value`) with their values, and the words before the first of them.
+
+    Raises:
+        ConfigError: A flag is given twice.
+    """
     arguments: dict[str, object] = {}
     words: list[str] = []
     key: str | None = None
