@@ -1,19 +1,22 @@
 """A finished run, opened for use: its directory, its configuration, its model ready to answer."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loratory.errors import RunError
+from loratory.errors import IntegrityError, RunError
 
 if TYPE_CHECKING:
-    from loratory.config import PredictConfig, RunConfig
+    from loratory.config import ModelConfig, PredictConfig, RunConfig
+    from loratory.evaluation.subject import SubjectSource
     from loratory.infer.sampling import Sampling
     from loratory.infer.session import Session
     from loratory.run import RunDirectory
 
 
-def open_run(path: Path) -> tuple["RunDirectory", "RunConfig"]:
-    """A finished run and its configuration.
+def open_run(path: Path, overrides: Sequence[str] = ()) -> tuple["RunDirectory", "RunConfig"]:
+    """A finished run and its configuration, with `section.key=value` overrides applied.
 
     Raises:
         RunError: It is no run, or it is not finished.
@@ -26,7 +29,7 @@ def open_run(path: Path) -> tuple["RunDirectory", "RunConfig"]:
     directory = RunDirectory.read(path)
     if not directory.is_finished:
         raise RunError(f"{path}: this run has no final model yet; finish it with: loratory train RUN.yaml --resume")
-    return directory, read_config(directory.config).config
+    return directory, read_config(directory.config, overrides).config
 
 
 def open_run_session(
@@ -35,20 +38,44 @@ def open_run_session(
     """The run's model with its template; `base` leaves out what was trained."""
     from loratory.infer.session import open_session
 
-    is_full = config.adapter.method == "full"
-    trained = directory.final_model
-    whole_model = config.model.model_copy(
-        update={"model_name_or_path": str(trained), "gguf_file": None, "revision": None, "tokenizer_name_or_path": None}
-    )
+    model, adapter_dir = _trained_model(directory, config, base=base)
     return open_session(
-        whole_model if is_full and not base else config.model,
-        None if is_full or base else trained,
+        model,
+        adapter_dir,
         config.data.template,
         quantization=config.quantization,
         contract_file=directory.template,
         force_template=force_template,
         trust_remote_code=trust_remote_code,
     )
+
+
+def run_subject(directory: "RunDirectory", config: "RunConfig") -> "SubjectSource":
+    """The run's model as something to evaluate.
+
+    Raises:
+        IntegrityError: The run's template contract cannot be read.
+    """
+    from loratory.evaluation.subject import SubjectSource
+
+    model, adapter_dir = _trained_model(directory, config, base=False)
+    try:
+        contract = json.loads(directory.template.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{directory.template}: the template contract cannot be read ({error})") from error
+    return SubjectSource(
+        "run", str(directory.path), model, adapter_dir, config.data.template, contract, config.quantization
+    )
+
+
+def _trained_model(directory: "RunDirectory", config: "RunConfig", *, base: bool) -> "tuple[ModelConfig, Path | None]":
+    """Model and adapter folder of the run; `base` leaves out what was trained."""
+    is_full = config.adapter.method == "full"
+    trained = directory.final_model
+    whole_model = config.model.model_copy(
+        update={"model_name_or_path": str(trained), "gguf_file": None, "revision": None, "tokenizer_name_or_path": None}
+    )
+    return (whole_model if is_full and not base else config.model), (None if is_full or base else trained)
 
 
 def run_sampling(section: "PredictConfig", *, seed: int) -> "Sampling | None":

@@ -86,7 +86,7 @@ def likelihoods(
     if not np.isfinite(nll_S).all():
         raise NumericsError(
             f"{int((~np.isfinite(nll_S)).sum())} of {len(nll_S)} log-likelihoods are not finite: the model computes "
-            "NaN or infinity. Load it in float32 (--dtype float32), and check that it is not damaged"
+            "NaN or infinity. Load it in float32 (model.dtype=float32), and check that it is not damaged"
         )
     return Likelihoods(nll_S, np.array([sequence.num_supervised for sequence in sequences], dtype=np.int64))
 
@@ -99,6 +99,7 @@ def text_perplexity(
     windowing: Windowing,
     limit: int | None = None,
     pass_tokens: int = PASS_TOKENS,
+    scorer: Scorer | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Measure]:
     """Token-level perplexity of a text, bits per token and bits per byte, with bootstrap intervals over windows.
@@ -114,6 +115,7 @@ def text_perplexity(
         windowing: Window, stride and begin token.
         limit: Only the first n windows.
         pass_tokens: Tokens of one forward pass.
+        scorer: How to compute; default the fastest exact one for the model.
         on_progress: Called with windows done and windows in all.
 
     Raises:
@@ -127,6 +129,7 @@ def text_perplexity(
         model,
         windows,
         pass_tokens=pass_tokens,
+        scorer=scorer,
         on_progress=None if on_progress is None else lambda done: on_progress(done, len(windows)),
     )
     first = f",first={len(windows)}" if len(windows) < len(all_windows) else ""
@@ -168,6 +171,7 @@ def row_perplexity(
     on: str,
     template: str,
     pass_tokens: int = PASS_TOKENS,
+    scorer: Scorer | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Measure]:
     """Perplexity of rows' answers: over all their tokens, and as the mean over rows of each row's own.
@@ -178,6 +182,7 @@ def row_perplexity(
         on: What the rows are called.
         template: The template's name, part of the definition.
         pass_tokens: Tokens of one forward pass.
+        scorer: How to compute; default the fastest exact one for the model.
         on_progress: Called with the number of rows done.
 
     Raises:
@@ -186,7 +191,7 @@ def row_perplexity(
     """
     if not sequences:
         raise DataError(f"{on}: there are no rows to score; at least one is needed")
-    found = likelihoods(model, sequences, pass_tokens=pass_tokens, on_progress=on_progress)
+    found = likelihoods(model, sequences, pass_tokens=pass_tokens, scorer=scorer, on_progress=on_progress)
     mean, low, high = _mean_nll(found)
     own_S = np.exp(found.nll_S / found.num_scored_S)
     own_low, own_high = bootstrap_interval(own_S)
