@@ -79,7 +79,7 @@ def test_characters_of_several_tokens_are_never_split(
 ) -> None:
     ids = tiny_tokenizer.encode("好的 🙂 ok", add_special_tokens=False)
     script = iter([*ids, session.template.stop_token_ids[0]])
-    monkeypatch.setattr("loratory.infer.generate._choose", lambda *_args: torch.tensor([next(script)]))
+    monkeypatch.setattr("loratory.infer.flat.generation._next_tokens", lambda *_args: [next(script)])
     pieces: list[str] = []
     assert Chat(session).say("hi", pieces.append) == "好的 🙂 ok"
     assert pieces[:2] == ["好", "的"]

@@ -1,7 +1,8 @@
 """Batched generation with a key-value cache: our own loop, token for token what transformers' greedy `generate` gives.
 
 Prompts are sorted by length and padded on the left; a row leaves the batch, and the cache, as soon as it stops, so
-short answers do not pay for long ones. A prefix that all prompts share (instruction, system prompt) is computed once.
+short answers do not pay for long ones. A prefix that all prompts share (instruction, system prompt) is computed once,
+and so is a prompt that several rows of a batch have in common (samples of one prompt).
 """
 
 import copy
@@ -15,6 +16,8 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from loratory.errors import ConfigError, DataError
+from loratory.infer.flat.generation import generate_flat
+from loratory.infer.flat.model import FlatModel, flat_refusal
 from loratory.infer.sampling import Sampling, draw_tokens, row_uniforms
 
 MIN_SHARED_TOKENS = 16
@@ -37,6 +40,19 @@ class _Batch:
     is_padded: bool
     uniforms_BS: torch.Tensor | None = None
     step: int = field(default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedAnswer:
+    """What the model said.
+
+    Attributes:
+        token_ids: New tokens without the stop token.
+        stop_token_id: The token that ended the answer; None when it reached its longest length first.
+    """
+
+    token_ids: list[int]
+    stop_token_id: int | None
 
 
 def context_length(model: PreTrainedModel | PeftModel) -> int | None:
@@ -77,21 +93,71 @@ def generate(
         DataError: When a prompt is empty or leaves no room for `max_new_tokens` in the model's context.
         ConfigError: When `max_new_tokens` or `batch_size` is below 1.
     """
+    answers = generate_answers(
+        model,
+        prompts,
+        stop_token_ids=stop_token_ids,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        sampling=sampling,
+        on_progress=on_progress,
+        on_token=on_token,
+        names=names,
+    )
+    return [answer.token_ids for answer in answers]
+
+
+def generate_answers(
+    model: PreTrainedModel | PeftModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop_token_ids: Sequence[int],
+    max_new_tokens: int,
+    batch_size: int = 16,
+    sampling: Sampling | None = None,
+    draw_numbers: Sequence[int] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+    on_token: Callable[[int, int], None] | None = None,
+    names: Sequence[str] | None = None,
+) -> list[GeneratedAnswer]:
+    """As `generate`, with the token that stopped each answer.
+
+    Args:
+        model: See `generate`, as for what is not named here.
+        prompts: Token ids, at least one per prompt; equal prompts in a row are computed once.
+        stop_token_ids: Ids that end an answer.
+        max_new_tokens: Longest answer.
+        batch_size: Rows per forward pass.
+        sampling: How to draw tokens.
+        draw_numbers: What stands for each row in its draws, with the sampling's seed; default: its position.
+        on_progress: Called with the number of finished rows.
+        on_token: Called with (row, token id).
+        names: What error messages call the prompts.
+    """
     _check(model, prompts, max_new_tokens, batch_size, names)
+    numbers = range(len(prompts)) if draw_numbers is None else draw_numbers
     answers: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    ends: list[int | None] = [None] * len(prompts)
     stops = frozenset(stop_token_ids)
-    num_done = 0
-    with _inference(model):
+    with inference_mode(model):
+        longest = max(map(len, prompts), default=0) + max_new_tokens
+        if prompts and flat_refusal(model, longest=longest) is None:
+            generated = generate_flat(
+                FlatModel(model), prompts, stops=stops, max_new_tokens=max_new_tokens, batch_size=batch_size,
+                sampling=sampling, draw_numbers=numbers, on_progress=on_progress, on_token=on_token,
+            )  # fmt: skip
+            return [GeneratedAnswer(token_ids, end) for token_ids, end in generated]
+        order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+        num_done = 0
         shared_length, shared_cache = _shared_prefix(model, prompts, batch_size)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             logits_BV, batch = _prefill(model, prompts, rows, shared_length, shared_cache)
             if sampling is not None:
-                batch.uniforms_BS = torch.stack([row_uniforms(sampling.seed, r, max_new_tokens) for r in rows])
+                batch.uniforms_BS = torch.stack([row_uniforms(sampling.seed, numbers[r], max_new_tokens) for r in rows])
             while True:
                 tokens_B = _choose(logits_BV, batch, sampling)
-                is_live = _record(tokens_B, batch, answers, stops, max_new_tokens, on_token)
+                is_live = _record(tokens_B, batch, answers, ends, stops, max_new_tokens, on_token)
                 num_left = len(batch.rows) - sum(is_live)
                 if num_left:
                     num_done += num_left
@@ -101,7 +167,7 @@ def generate(
                         break
                     tokens_B = _compact(batch, tokens_B, is_live)
                 logits_BV = _step(model, batch, tokens_B)
-    return answers
+    return [GeneratedAnswer(token_ids, end) for token_ids, end in zip(answers, ends, strict=True)]
 
 
 def _check(
@@ -137,7 +203,8 @@ def _check(
 
 
 @contextmanager
-def _inference(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+def inference_mode(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """Evaluation mode without gradients inside; the modules' own modes again after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -196,19 +263,26 @@ def _prefill(
     shared_length: int,
     shared_cache: DynamicCache,
 ) -> tuple[torch.Tensor, _Batch]:
-    rests = [list(prompts[row])[shared_length:] for row in rows]
+    place_of: dict[tuple[int, ...], int] = {}
+    place_B = [place_of.setdefault(tuple(prompts[row][shared_length:]), len(place_of)) for row in rows]
+    rests = list(place_of)
     width = max(map(len, rests))
-    tokens_BT = torch.tensor([[0] * (width - len(rest)) + rest for rest in rests], device=model.device)
-    real_BT = torch.tensor([[0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=model.device)
-    positions_BT = shared_length + (real_BT.cumsum(dim=1) - 1).clamp(min=0)
+    tokens_UT = torch.tensor([[0] * (width - len(rest)) + [*rest] for rest in rests], device=model.device)
+    real_UT = torch.tensor([[0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=model.device)
+    positions_UT = shared_length + (real_UT.cumsum(dim=1) - 1).clamp(min=0)
     cache = copy.deepcopy(shared_cache)
     if shared_length:
-        cache.batch_repeat_interleave(len(rows))
-    mask_BT = torch.cat([real_BT.new_ones(len(rows), shared_length), real_BT], dim=1)
-    is_padded = bool((real_BT == 0).any())
-    logits_BV = _forward(model, tokens_BT, cache, mask_BT if is_padded else None, positions_BT)
+        cache.batch_repeat_interleave(len(rests))
+    mask_UT = torch.cat([real_UT.new_ones(len(rests), shared_length), real_UT], dim=1)
+    is_padded = bool((real_UT == 0).any())
+    logits_BV = _forward(model, tokens_UT, cache, mask_UT if is_padded else None, positions_UT)
+    positions_B = positions_UT[:, -1]
+    if len(rests) < len(rows):
+        index_B = torch.tensor(place_B, device=model.device)
+        cache.batch_select_indices(index_B)
+        logits_BV, mask_UT, positions_B = logits_BV[index_B], mask_UT[index_B], positions_B[index_B]
     return logits_BV, _Batch(
-        rows=list(rows), mask_BT=mask_BT, positions_B=positions_BT[:, -1], cache=cache, is_padded=is_padded
+        rows=list(rows), mask_BT=mask_UT, positions_B=positions_B, cache=cache, is_padded=is_padded
     )
 
 
@@ -223,6 +297,7 @@ def _record(
     tokens_B: torch.Tensor,
     batch: _Batch,
     answers: list[list[int]],
+    ends: list[int | None],
     stops: frozenset[int],
     max_new_tokens: int,
     on_token: Callable[[int, int], None] | None,
@@ -231,6 +306,7 @@ def _record(
     is_live = []
     for row, token in zip(batch.rows, tokens_B.tolist(), strict=True):
         if token in stops:
+            ends[row] = token
             is_live.append(False)
             continue
         answers[row].append(token)

@@ -14,6 +14,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 from transformers import PreTrainedModel
 
+from loratory.tree.classes import score_layer
 from loratory.tree.eligibility import base_of, eligibility
 
 Activation = Literal["silu", "gelu_tanh"]
@@ -90,18 +91,29 @@ class LayerWeights:
 
 def fused_refusal(model: PreTrainedModel | PeftModel) -> str | None:
     """Why the fused path is not for this model, or None. Dropout is not looked at: see `read_layers`."""
+    refusal = inference_refusal(model)
+    if refusal is not None:
+        return refusal
+    layers = read_layers(model, allow_dropout=True)
+    known = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    score = score_layer(base_of(model))
+    known |= {id(parameter) for parameter in score.parameters()} if score is not None else set()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in known:
+            return f"'{name}' is trained, not only LoRA matrices"
+    return None
+
+
+def inference_refusal(model: PreTrainedModel | PeftModel) -> str | None:
+    """As `fused_refusal` where nothing is trained: why the layers cannot be computed from `read_layers`, or None."""
     base = base_of(model)
     refusal = eligibility(model).refusal or _base_refusal(base)
     if refusal is not None:
         return refusal
     try:
-        layers = read_layers(model, allow_dropout=True)
+        read_layers(model, allow_dropout=True)
     except UnfusableError as error:
         return str(error)
-    known = {id(parameter) for layer in layers for parameter in layer.parameters()}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and id(parameter) not in known:
-            return f"'{name}' is trained, not only LoRA matrices"
     return None
 
 
@@ -115,7 +127,7 @@ def _base_refusal(base: PreTrainedModel) -> str | None:
         return f"fused layers are for fp32, the model is {base.dtype}"
     if base.device.type != "cpu":
         return f"fused layers are for CPU, the model is on {base.device}"
-    if type(base.get_output_embeddings()) is not nn.Linear:
+    if score_layer(base) is None and type(base.get_output_embeddings()) is not nn.Linear:
         return "the head is not a plain linear layer"
     if getattr(config, "use_bidirectional_attention", False):
         return "attention is bidirectional"
