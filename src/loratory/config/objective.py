@@ -4,22 +4,36 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from loratory.config.grpo import GrpoConfig
+from loratory.config.ppo import PpoConfig
 from loratory.config.preference import PreferenceConfig
+from loratory.config.rloo import RlooConfig
+from loratory.config.rollout import RolloutConfig
 from loratory.config.section import Section
 
 # Which objectives obey which part of the section.
-_OBEYED_BY: dict[str, tuple[str, ...]] = {"preference": ("dpo", "kto", "orpo", "simpo")}
+_OBEYED_BY: dict[str, tuple[str, ...]] = {
+    "preference": ("dpo", "kto", "orpo", "simpo"),
+    "rollout": ("ppo", "grpo", "rloo"),
+    "ppo": ("ppo",),
+    "grpo": ("grpo",),
+    "rloo": ("rloo",),
+}
 
 
 class ObjectiveConfig(Section):
     """The training objective."""
 
-    name: Literal["sft", "dpo", "kto", "orpo", "simpo"] = Field(
+    name: Literal["sft", "dpo", "kto", "orpo", "simpo", "ppo", "grpo", "rloo"] = Field(
         "sft",
         description="sft: supervised fine-tuning on the rows' answers; dpo, orpo, simpo: preference pairs; "
-        "kto: answers labelled good or bad.",
+        "kto: answers labelled good or bad; ppo, grpo, rloo: rewards of answers that the policy gives itself.",
     )
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    ppo: PpoConfig = Field(default_factory=PpoConfig)
+    grpo: GrpoConfig = Field(default_factory=GrpoConfig)
+    rloo: RlooConfig = Field(default_factory=RlooConfig)
 
     @model_validator(mode="after")
     def _is_obeyed(self) -> "ObjectiveConfig":

@@ -45,11 +45,13 @@ class Objective(ABC):
         needs_reference: Rows get `facts["reference_nats"]`, the weighted log-probability of each of their sequences
             under the policy as it starts, before training does.
         needs_answer: Records without an answer are refused by the reader.
+        may_stand_still: A step may have no gradient at all without anything being wrong, as with equal rewards.
     """
 
     name: str
     needs_reference: bool = False
     needs_answer: bool = True
+    may_stand_still: bool = False
 
     @abstractmethod
     def sequences(self, record: Record, template: BoundTemplate) -> tuple[TokenSequence, ...]:

@@ -1,7 +1,7 @@
 """Objectives that learn from answers which the policy gives: what they do between rollouts. The loop stays the same."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -33,6 +33,10 @@ class Policy:
         template: The bound template.
         scorer: Of the policy as it is now.
         reference: The policy as it started.
+        seed: Of the run; with the number of a prompt it fixes what is drawn.
+        passes: Cuts rows, in order, into forward passes that fit the memory.
+        precision: A context for forward passes, as those of training have it.
+        note: Shows one line to the user.
     """
 
     model: PreTrainedModel | PeftModel
@@ -40,6 +44,10 @@ class Policy:
     template: BoundTemplate
     scorer: Scorer
     reference: Reference
+    seed: int
+    passes: Callable[[Sequence[Row]], Sequence[Sequence[Row]]]
+    precision: Callable[[], AbstractContextManager[object]]
+    note: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +75,7 @@ class SampledObjective(Objective):
     """
 
     needs_answer = False
+    may_stand_still = True
 
     @property
     @abstractmethod
@@ -87,9 +96,36 @@ class SampledObjective(Objective):
                 for it, however the prompts are shared out.
         """
 
+    @property
+    @abstractmethod
+    def answer_tokens(self) -> int:
+        """Longest answer in tokens."""
+
+    @abstractmethod
+    def check_prompts(self, policy: Policy, prompts: Sequence[Row]) -> None:
+        """Look at the data set's prompts before the run begins.
+
+        Raises:
+            DataError: Prompts leave no room for an answer, or lack what the reward needs.
+        """
+
+    @abstractmethod
+    def judge(self, policy: Policy, prompts: Sequence[Row]) -> Mapping[str, tuple[float, float]]:
+        """Rewards of the policy's likeliest answers to validation prompts: name -> (sum, count), 'reward' among them."""
+
+    def settle(self, rows: Sequence[Row]) -> Experience:
+        """Look at the whole rollout, all ranks' answers in order: what depends on more than one answer.
+
+        A pure function, the same on every rank.
+        """
+        return Experience((tuple(rows),))
+
     @abstractmethod
     def update_rows(self, experience: Sequence[Row], update: int, *, seed: int) -> Sequence[Row]:
-        """The rows of one optimizer step: mini-batch `update` (0 .. updates_per_rollout - 1), a pure function."""
+        """The rows of one optimizer step: mini-batch `update` (0 .. updates_per_rollout - 1), a pure function.
+
+        None when nothing can be learnt from it: the step is then skipped.
+        """
 
     def finish_rollout(self, metrics: Mapping[str, tuple[float, float]]) -> None:
         """Look at a rollout's numbers, summed over all ranks, and adapt (a KL controller); the same on every rank."""
