@@ -53,6 +53,10 @@ class AdapterError(UserError):
     """An adapter that does not fit its base, targets nothing, or would train nothing."""
 
 
+class RewardError(UserError):
+    """A reward that cannot be found, or that fails for too many answers."""
+
+
 class RunError(UserError):
     """A run directory that is missing, in use, or not what the command needs."""
 
