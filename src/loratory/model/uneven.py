@@ -26,6 +26,7 @@ __all__ = [
     "ModelShapes",
     "build_uneven",
     "config_for",
+    "projection_paths",
     "projection_shapes",
     "read_shapes",
     "resize",
@@ -241,6 +242,11 @@ def write_uneven(
     write_text(stage / SHAPES_FILE, shapes_to_json(shapes))
     if tokenizer is not None:
         tokenizer.save_pretrained(stage)
+
+
+def projection_paths() -> tuple[str, ...]:
+    """Paths of the seven linear layers below a decoder layer."""
+    return _PATHS
 
 
 _PATHS = tuple(projection_shapes(LayerShape(1, 1, 1), 1, 1))

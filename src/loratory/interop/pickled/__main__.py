@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 from loratory.errors import LoratoryError, ResourceError
-from loratory.interop.pickled.extract import extract
+from loratory.interop.pickled.extract import REFUSAL_FILE, extract
 
 MAX_MEMORY_BYTES = 2 << 30
-REFUSAL_FILE = "refusal.json"
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ from loratory.interop.pickled.tokenizer import write_tokenizer
 
 STORAGES_FILE = "storages.safetensors"
 DESCRIPTION_FILE = "description.json"
+REFUSAL_FILE = "refusal.json"
 
 
 def extract(path: Path, folder: Path) -> None:
