@@ -43,7 +43,7 @@ def start(children: ForkServerContext, config: RunConfig, log: Path, *, resume: 
 
 
 def finish(process: ForkServerProcess) -> int:
-    process.join(60)
+    process.join(240)
     assert process.exitcode is not None, "the child hangs"
     return process.exitcode
 
