@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from loratory.config import config_reference, config_schema, schema_to_json
+from loratory.evaluation.results import results_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED: Mapping[str, Callable[[], str]] = {
     "docs/config.md": config_reference,
     "docs/config.schema.json": lambda: schema_to_json(config_schema()),
+    "docs/evaluation.schema.json": lambda: schema_to_json(results_schema()),
 }
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+\s+(.*)$", re.MULTILINE)
