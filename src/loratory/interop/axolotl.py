@@ -84,6 +84,14 @@ def _read_tracker(draft: Draft, key: str, value: Any) -> None:
         draft.put("run.project", str(value), origin=key)
 
 
+def _read_special_tokens(draft: Draft, key: str, value: Any) -> None:
+    names = set(value) if isinstance(value, Mapping) else set()
+    if names <= {"pad_token"}:
+        draft.report("ignored", key, "padding is never trained on")
+    else:
+        draft.report("not honoured", key, "the tokenizer is used as it is")
+
+
 def _read_linear_targets(draft: Draft, key: str, value: Any) -> None:
     if value is True:
         draft.put("adapter.targets", "all", origin=key)
@@ -99,6 +107,7 @@ RULES: Table = {
     "lora_alpha": to("adapter.alpha"),
     "lora_dropout": to("adapter.dropout"),
     "lora_target_modules": to("adapter.targets", targets_of),
+    "special_tokens": _read_special_tokens,
     "lora_target_linear": _read_linear_targets,
     "lora_modules_to_save": to("adapter.modules_to_save", names_of),
     "lora_rank_pattern": to("adapter.rank_pattern"),
@@ -210,13 +219,20 @@ def _sources(draft: Draft, key: str, entries: object, template: str) -> list[str
     return names
 
 
+# Type of a source -> data.format and data.template (none: the chat template of the file).
+_FORMS = {"alpaca": ("alpaca", "alpaca"), "chat_template": ("chat", ""), "completion": ("text", "auto")}
+
+
 def _read_form(draft: Draft, place: str, entry: Mapping[str, Any], template: str, *, is_first: bool) -> None:
     kind = entry.get("type")
-    form = {"alpaca": ("alpaca", "alpaca"), "chat_template": ("chat", template), "completion": ("text", "auto")}.get(
-        str(kind)
-    )
+    form = _FORMS.get(str(kind), ("", ""))
+    form = (form[0], form[1] or template)
     columns = {}
-    if form is None:
+    if draft.given.get("rl") is not None:
+        draft.put("data.template", template, origin=f"{place}.type")
+        reason = "pairs and labelled answers are recognised by their fields; set data.columns for other names"
+        draft.remark("approximated", f"{place}.type", reason, value=kind)
+    elif not form[0]:
         draft.remark("not honoured", f"{place}.type", "alpaca, chat_template and completion are read", value=kind)
     elif is_first:
         draft.put("data.format", form[0], origin=f"{place}.type")

@@ -15,7 +15,7 @@ NOT_DONE: Table = {
         "sample_packing",
         "batch_flattening",
     ),
-    **not_honoured("the tokenizer is used as it is", "special_tokens", "tokens", "added_tokens_overrides"),
+    **not_honoured("the tokenizer is used as it is", "tokens", "added_tokens_overrides"),
     **not_honoured("the tokenizer is used as it is", "chat_template_jinja", "eot_tokens", "tokenizer_type"),
     **not_honoured(_NO_LIKE, "peft_layer_replication", "peft_layers_to_transform", "peft_layers_pattern"),
     **not_honoured(_NO_LIKE, "peft_trainable_token_indices", "lora_target_parameters", "relora", "embedding_lr"),

@@ -91,6 +91,10 @@ def _finish_data(draft: Draft, settings: Mapping[str, Any]) -> None:
         else:
             draft.report("not honoured", "splits", f"{name} is one file; take validation rows with data.val_size")
     finish_text(draft, settings)
+    if word != "none":
+        # Conversations are rendered into the text column there, so that their own column is `messages`.
+        draft.put("data.format", "chat", origin="chat_template_format")
+        draft.values["data"].pop("columns", None)
 
 
 PEFT_SFT = Tool("peft-sft", "PEFT's examples/sft", RULES, DEFAULTS, _finish, programs=("train.py",))
