@@ -83,5 +83,5 @@ def test_what_makes_the_adapter_differ_is_said(reader: Any, tmp_path: Path, valu
 def test_refused_files(tmp_path: Path, text: str) -> None:
     path = tmp_path / "adapter.json"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="adapter.json"):
+    with pytest.raises(ConfigError, match=r"adapter\.json"):
         read_foreign_run([path])

@@ -200,4 +200,4 @@ def test_a_document_without_data_still_loads() -> None:
 
 def test_every_known_name_leads_to_a_field() -> None:
     assert set(FOREIGN_NAMES.values()) <= set(config_fields())
-    assert not set(FOREIGN_NAMES) & {field.name for field in config_fields().values()}
+    assert not set(FOREIGN_NAMES) & {field.name for field in config_fields().values() if field.key.count(".") == 1}
