@@ -13,6 +13,7 @@ from loratory.cli.data import check, preview, stats, subset
 from loratory.cli.evaluate import evaluate
 from loratory.cli.failure import failures_as_exit_codes
 from loratory.cli.importing import import_run
+from loratory.cli.model import load, save, show
 from loratory.cli.sft import CONTEXT as SFT_CONTEXT
 from loratory.cli.sft import sft
 from loratory.cli.training import show_config, show_schema, train
@@ -49,6 +50,7 @@ def make_app() -> typer.Typer:
         _group("Look at rows before training.", check=check, subset=subset, stats=stats, preview=preview), name="data"
     )
     app.add_typer(_group("Look into adapters and merge them.", show=show_adapter, merge=merge), name="adapter")
+    app.add_typer(_group("Open base models, save them in another form.", load=load, save=save, show=show), name="model")
     return app
 
 
