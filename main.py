@@ -18,12 +18,19 @@ def main() -> None:
     parser.add_argument("--experiment_name", default=None, help="name of the run: outputs/NAME")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="throw away the run of that name")
+    parser.add_argument("--reward-function", default=None, metavar="MODULE:FUNCTION", help="reward of an answer")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="fields to override")
     flags = parser.parse_args()
     named = {"objective.name": flags.algorithm, "run.name": flags.experiment_name}
     overrides = [f"{key}={value}" for key, value in named.items() if value is not None]
     with failures_as_exit_codes():
-        train_from_file(flags.config, [*overrides, *flags.overrides], resume=flags.resume, overwrite=flags.overwrite)
+        train_from_file(
+            flags.config,
+            [*overrides, *flags.overrides],
+            resume=flags.resume,
+            overwrite=flags.overwrite,
+            reward_function=flags.reward_function,
+        )
 
 
 if __name__ == "__main__":

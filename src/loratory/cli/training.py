@@ -20,9 +20,22 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run of that name.")] = False,
     trust_remote_code: TrustRemoteCode = False,
+    reward_function: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="Reward of an answer, for ppo, grpo, rloo: Python code that is run."
+        ),
+    ] = None,
 ) -> None:
     """Train what the run file says."""
-    train_from_file(run_file, overrides or (), resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code)
+    train_from_file(
+        run_file,
+        overrides or (),
+        resume=resume,
+        overwrite=overwrite,
+        trust_remote_code=trust_remote_code,
+        reward_function=reward_function,
+    )
 
 
 def show_schema() -> None:
@@ -46,8 +59,17 @@ def train_from_file(
     resume: bool = False,
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    reward_function: str | None = None,
 ) -> None:
     """Read a run file, train, and say where the result is.
+
+    Args:
+        run_file: The run file.
+        overrides: section.key=value.
+        resume: Go on from the newest checkpoint.
+        overwrite: Throw away a run of that name.
+        trust_remote_code: Run code from the model's folder.
+        reward_function: Import path of the function that says what an answer is worth.
 
     Raises:
         LoratoryError: As the reader and the engine raise it.
@@ -57,7 +79,14 @@ def train_from_file(
         raise ConfigError("data.train: names no training rows; give data.train=FILE")
     from loratory.engine.training import run_training
 
-    result = run_training(config, resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code)
+    reward = None
+    if reward_function is not None:
+        from loratory.objective.reward_function import load_reward_function
+
+        reward = load_reward_function(reward_function)
+    result = run_training(
+        config, resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code, reward_function=reward
+    )
     typer.echo(f"run directory: {result.run_dir}")
 
 

@@ -6,11 +6,15 @@
 from loratory.config.adapter import AdapterConfig
 from loratory.config.data import DataConfig
 from loratory.config.evaluation import EvaluationConfig
+from loratory.config.grpo import GrpoConfig
 from loratory.config.model import ModelConfig
 from loratory.config.objective import ObjectiveConfig
+from loratory.config.ppo import PpoConfig
 from loratory.config.predict import PredictConfig
 from loratory.config.quantization import QuantizationConfig
 from loratory.config.reader import ConfigReading, build_config, config_to_yaml, load_config, read_config
+from loratory.config.rloo import RlooConfig
+from loratory.config.rollout import RolloutConfig
 from loratory.config.root import RunConfig
 from loratory.config.run import OutputConfig
 from loratory.config.schema import config_reference, config_schema, schema_to_json
@@ -21,11 +25,15 @@ __all__ = [
     "ConfigReading",
     "DataConfig",
     "EvaluationConfig",
+    "GrpoConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "OutputConfig",
+    "PpoConfig",
     "PredictConfig",
     "QuantizationConfig",
+    "RlooConfig",
+    "RolloutConfig",
     "RunConfig",
     "TrainConfig",
     "build_config",

@@ -16,10 +16,11 @@ from pydantic_core import ErrorDetails
 from loratory.config.document import dump_document, parse_document, read_document
 from loratory.config.fields import config_fields, config_sections, field_of, section_names, suggest_key
 from loratory.config.root import RunConfig
-from loratory.errors import ConfigError
+from loratory.errors import ConfigError, UnsafeError
 from loratory.interop.peft_document import is_peft_document, translate_peft_document
 
 _LOG = logging.getLogger(__name__)
+_CODE_KEYS = {"reward_function", "reward_funcs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,13 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ConfigReading:
 
     Raises:
         ConfigError: With one fault per wrong key or value.
-        UnsafeError: The file would build objects or expand without bounds.
+        UnsafeError: The file would build objects, expand without bounds, or names code to run.
     """
     document = read_document(path)
     if not isinstance(document, dict):
         found = "nothing" if document is None else _kind(document)
         raise ConfigError(f"{path}: holds {found}; expected sections: {', '.join(section_names())}")
+    _refuse_code(document, path)
     notes: tuple[str, ...] = ()
     values: dict[str, Any] = document
     if is_peft_document(document):
@@ -61,6 +63,19 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ConfigReading:
     if not config.data.train:
         notes += (f"{path}: names no training rows; give data.train=FILE.",)
     return ConfigReading(config, notes)
+
+
+def _refuse_code(value: object, path: Path) -> None:
+    """A run file is data, and may come from anybody; which code runs is for the command line to say."""
+    if not isinstance(value, dict):
+        return
+    for key, inner in value.items():
+        if key in _CODE_KEYS:
+            raise UnsafeError(
+                f"{path}: '{key}' names Python code to run, which a run file may not. Remove it and give "
+                "--reward-function MODULE:FUNCTION on the command line."
+            )
+        _refuse_code(inner, path)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -61,6 +61,7 @@ def fit_length(
     cutoff_len: int,
     truncation: Truncation,
     origins: Sequence[Origin] | None = None,
+    needs_supervised: bool = True,
 ) -> FitResult:
     """Apply the length limit.
 
@@ -72,6 +73,7 @@ def fit_length(
         cutoff_len: Longest length allowed, in tokens.
         truncation: 'error', 'drop' or 'truncate'.
         origins: Where each sequence came from, for errors.
+        needs_supervised: Every sequence has something to train on; not so for prompts that are yet to be answered.
 
     Raises:
         DataError: With policy 'error' if any sequence is too long; if a sequence has no supervised token; if
@@ -92,7 +94,8 @@ def fit_length(
         if fitted is not None:
             kept.append(fitted)
             indices.append(index)
-    _check_supervised(kept, indices, origins)
+    if needs_supervised:
+        _check_supervised(kept, indices, origins)
     counts = LengthCounts(
         num_sequences=len(sequences),
         num_kept=len(kept),

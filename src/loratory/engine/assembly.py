@@ -11,6 +11,7 @@ from rich.console import Console
 from loratory.config import RunConfig, TrainConfig
 from loratory.data.templates import BoundTemplate
 from loratory.engine import random_state
+from loratory.engine.answer_evaluation import AnswerEvaluator
 from loratory.engine.artefacts import ModelArtefacts
 from loratory.engine.beginning import Beginning
 from loratory.engine.display import make_display
@@ -32,7 +33,7 @@ from loratory.engine.saver import Saver
 from loratory.engine.schedule import make_schedule
 from loratory.engine.scoring import choose_micro_batching
 from loratory.engine.state import TrainingState, save_optimizer, save_training_state
-from loratory.engine.step import TrainStep
+from loratory.engine.step import TrainStep, autocast
 from loratory.engine.trackers import Tracker, make_trackers
 from loratory.objective import Objective
 from loratory.objective.sampled import Policy, SampledObjective
@@ -97,11 +98,12 @@ def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) ->
         section, progress, scorer=scorer, room=room, memory=memory, ranks=ranks, note=materials.note
     )
     plan = _plan(section, materials.rows, materials.objective)
-    source = _source(materials, plan)
+    policy = _policy(materials, scorer, batching)
+    source = _source(materials, plan, policy)
     schedule = make_schedule(section, _total_steps(section, source))
     step = _step(materials, scorer, batching, progress)
-    evaluator = _evaluator(materials, scorer, batching)
-    is_probed = section.probe and not progress.step and not isinstance(materials.objective, SampledObjective)
+    evaluator = _evaluator(materials, scorer, batching, policy)
+    is_probed = section.probe and not progress.step and policy is None
     if is_probed and _num_passes(materials, plan, batching) * schedule.total_steps >= _MIN_PROBED_PASSES:
         materials.note(run_probe(_probe(materials, batching, step, evaluator, room, memory, source)))
     metrics = None
@@ -129,6 +131,7 @@ def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) ->
         trackers=_trackers(materials, progress, stack) if ranks.is_main else (),
         display=display,
         ranks=ranks,
+        summary=materials.objective.summary,
     )
     return TrainingLoop(parts, section, progress)
 
@@ -144,7 +147,7 @@ def _probe(
     materials: Materials,
     batching: MicroBatching,
     step: TrainStep,
-    evaluator: Evaluator | None,
+    evaluator: Evaluator | AnswerEvaluator | None,
     room: MemoryRoom,
     memory: PassMemory,
     source: RowSource,
@@ -156,7 +159,7 @@ def _probe(
         max_rows=-(-materials.config.train.batch_size // ranks.num),
         micro_batching=batching,
         step=step,
-        evaluator=evaluator,
+        evaluator=evaluator if isinstance(evaluator, Evaluator) else None,
         parameters=materials.artefacts.parameters(),
         optimizer=materials.optimizer,
         store=materials.run.checkpoints,
@@ -176,19 +179,34 @@ def _plan(section: TrainConfig, rows: PreparedRows, objective: Objective) -> Bat
     return BatchPlan(len(rows.train), size, seed=section.seed, group_lengths=lengths, mixture=rows.mixture)
 
 
-def _source(materials: Materials, plan: BatchPlan) -> RowSource:
-    """Where steps take their rows from; what a resumed run had drawn is taken back."""
-    objective, artefacts = materials.objective, materials.artefacts
+def _policy(materials: Materials, scorer: Scorer, batching: MicroBatching) -> Policy | None:
+    """The model as one that answers, for objectives that let it; prompts it cannot answer are refused here."""
+    objective, artefacts, reference = materials.objective, materials.artefacts, materials.beginning.reference
     if not isinstance(objective, SampledObjective):
-        return DataSource(materials.rows.train, plan)
-    assert materials.beginning.reference is not None
+        return None
+    assert reference is not None
+    section, device = materials.config.train, materials.ranks.device
     policy = Policy(
         model=artefacts.model,
         tokenizer=artefacts.tokenizer,
         template=materials.template,
-        scorer=materials.beginning.scorer,
-        reference=materials.beginning.reference,
+        scorer=scorer,
+        reference=reference,
+        seed=section.seed,
+        passes=batching.cut,
+        precision=lambda: autocast(device, autocast_dtype(section, artefacts.model.dtype)),
+        note=materials.note,
     )
+    for rows in (materials.rows.train, materials.rows.validation):
+        objective.check_prompts(policy, rows)
+    return policy
+
+
+def _source(materials: Materials, plan: BatchPlan, policy: Policy | None) -> RowSource:
+    """Where steps take their rows from; what a resumed run had drawn is taken back."""
+    objective = materials.objective
+    if policy is None or not isinstance(objective, SampledObjective):
+        return DataSource(materials.rows.train, plan)
     source = RolloutSource(
         materials.rows.train,
         plan,
@@ -227,9 +245,13 @@ def _step(materials: Materials, scorer: Scorer, batching: MicroBatching, progres
     return step
 
 
-def _evaluator(materials: Materials, scorer: Scorer, batching: MicroBatching) -> Evaluator | None:
+def _evaluator(
+    materials: Materials, scorer: Scorer, batching: MicroBatching, policy: Policy | None
+) -> Evaluator | AnswerEvaluator | None:
     if not materials.rows.validation:
         return None
+    if policy is not None and isinstance(materials.objective, SampledObjective):
+        return AnswerEvaluator(materials.objective, policy, prompts=materials.rows.validation, ranks=materials.ranks)
     section, model = materials.config.train, materials.artefacts.model
     return Evaluator(
         model,

@@ -71,7 +71,8 @@ def start_of_policy(
     section, model = config.train, artefacts.model
     scorer = choose_scorer(model, section, ranks.device)
     note(f"scoring path: {scorer.path} ({scorer.reason})")
-    room, memory = measure_memory(model, scorer, rows, section, ranks)
+    answer_tokens = objective.answer_tokens if isinstance(objective, SampledObjective) else 0
+    room, memory = measure_memory(model, scorer, rows, section, ranks, answer_tokens=answer_tokens)
     is_no_op = _is_no_op(config.adapter)
     if objective.needs_reference:
         policy, policy_digest = _reference_policy(config, artefacts, is_no_op=is_no_op, ranks=ranks)

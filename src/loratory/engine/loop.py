@@ -8,7 +8,7 @@ from pathlib import Path
 from loratory.config import TrainConfig
 from loratory.engine import random_state
 from loratory.engine.display import Display, memory_bytes
-from loratory.engine.evaluate import Evaluator
+from loratory.engine.evaluate import EvaluationResult
 from loratory.engine.optimizer import NamedOptimizer
 from loratory.engine.progress import Progress, Window
 from loratory.engine.ranks import Ranks
@@ -38,19 +38,21 @@ class LoopParts:
         trackers: Experiment trackers; empty on other ranks.
         display: The user's view.
         ranks: The processes.
+        summary: What is logged of summed metrics.
     """
 
     source: RowSource
     schedule: RateSchedule
     step: TrainStep
     optimizer: NamedOptimizer
-    evaluator: Evaluator | None
+    evaluator: Callable[[Callable[[], bool]], EvaluationResult | None] | None
     saver: Saver
     write_checkpoint: Callable[[Path, Progress, Sequence[random_state.RandomState]], None]
     metrics: MetricsLog | None
     trackers: Sequence[Tracker]
     display: Display
     ranks: Ranks
+    summary: Callable[[Mapping[str, tuple[float, float]]], dict[str, float]]
 
 
 class TrainingLoop:
@@ -182,13 +184,13 @@ class TrainingLoop:
         return round(self.progress.step / self._parts.source.steps_per_epoch, 4)
 
     def _log_window(self, result: StepResult, learning_rate: float) -> None:
-        progress, window = self.progress, self.progress.window
-        progress.last_loss = window.loss_sum / window.count
-        values: dict[str, MetricValue] = {
-            "step": progress.step,
-            "epoch": self._epoch(),
-            "loss": progress.last_loss,
-            **{name: total / n for name, (total, n) in window.metrics.items() if n},
+        parts, progress, window = self._parts, self.progress, self.progress.window
+        values: dict[str, MetricValue] = {"step": progress.step, "epoch": self._epoch()}
+        if window.count:
+            progress.last_loss = window.loss_sum / window.count
+            values["loss"] = progress.last_loss
+        values |= {
+            **parts.summary(window.metrics),
             "learning_rate": learning_rate,
             "supervised_tokens": window.count,
             "tokens_per_s": round(window.num_tokens / max(window.seconds, 1e-9), 1),

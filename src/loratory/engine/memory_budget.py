@@ -100,10 +100,11 @@ def used_bytes(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def label_share(rows: Sequence[Row]) -> float:
-    """Share of supervised tokens, from the first rows."""
+def label_share(rows: Sequence[Row], *, answer_tokens: int = 0) -> float:
+    """Share of supervised tokens, from the first rows; `answer_tokens` are still to be added to each sequence."""
     sequences = [sequence for row in rows[:_SAMPLED_ROWS] for sequence in row.sequences]
-    return sum(s.num_supervised for s in sequences) / max(1, sum(len(s) for s in sequences))
+    supervised = sum(s.num_supervised + answer_tokens for s in sequences)
+    return supervised / max(1, sum(len(s) + answer_tokens for s in sequences))
 
 
 def pass_memory(

@@ -15,6 +15,7 @@ from loratory.engine.mixture import Mixture
 from loratory.errors import DataError
 from loratory.objective.loss import Objective
 from loratory.objective.row import Row, UnusableRowError
+from loratory.objective.sampled import SampledObjective
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,7 @@ def _rows(
         cutoff_len=section.cutoff_len,
         truncation=section.truncation,
         origins=[records[index].origin for index, _ in flat],
+        needs_supervised=not isinstance(objective, SampledObjective),
     )
     counts = fitted.counts
     if counts.num_kept < counts.num_sequences or counts.num_truncated:

@@ -188,7 +188,8 @@ class RolloutSource:
         parts = self._ranks.gather((by_number, dict(experience.metrics)))
         answers = {number: rows for part, _ in parts for number, rows in part.items()}
         metrics = merge_metrics([metrics for _, metrics in parts])
-        self._experience = tuple(row for number in sorted(answers) for row in answers[number])
-        self._rollout = rollout
-        self._metrics = merge_metrics([self._metrics, metrics])
         self._objective.finish_rollout(metrics)
+        settled = self._objective.settle([row for number in sorted(answers) for row in answers[number]])
+        self._experience = tuple(row for part in settled.answers for row in part)
+        self._rollout = rollout
+        self._metrics = merge_metrics([self._metrics, metrics, settled.metrics])

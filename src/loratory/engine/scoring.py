@@ -46,16 +46,25 @@ def choose_scorer(model: PreTrainedModel | PeftModel, section: TrainConfig, devi
 
 
 def measure_memory(
-    model: PreTrainedModel | PeftModel, scorer: Scorer, rows: PreparedRows, section: TrainConfig, ranks: Ranks
+    model: PreTrainedModel | PeftModel,
+    scorer: Scorer,
+    rows: PreparedRows,
+    section: TrainConfig,
+    ranks: Ranks,
+    *,
+    answer_tokens: int = 0,
 ) -> tuple[MemoryRoom, PassMemory]:
-    """The memory there is, and the estimate of what a training pass needs."""
+    """The memory there is, and the estimate of what a training pass needs.
+
+    `answer_tokens` is the length of the answers that rows are yet to get from the policy.
+    """
     room = memory_room(ranks.device, budget_gib=section.memory_budget_gib, num_processes=ranks.num)
     memory = pass_memory(
         model,
         base_of(model),
         path=scorer.path,
         optimizer=section.optimizer,
-        supervised_share=label_share(rows.train),
+        supervised_share=label_share(rows.train, answer_tokens=answer_tokens),
         gradient_checkpointing=section.gradient_checkpointing,
         is_mixed=autocast_dtype(section, model.dtype) is not None,
     )

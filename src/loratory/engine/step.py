@@ -38,7 +38,8 @@ class StepResult:
         grad_norm: Norm before clipping.
         num_tokens: Tokens of all sequences, before sharing.
         metrics: name -> (sum, count).
-        is_skipped: The gradient overflowed in float16; the scale was halved and nothing was updated.
+        is_skipped: Nothing was updated: the gradient overflowed in float16 and the scale was halved, or there were no
+            rows to learn from.
     """
 
     loss_sum: float
@@ -74,13 +75,14 @@ class TrainStep:
         self._max_grad_norm = max_grad_norm
         self._autocast_dtype = autocast_dtype
         self._dump_dir = dump_dir
+        self._has_seen_gradient = False
         self.scale = LossScale(active=autocast_dtype == torch.float16)
 
     def __call__(self, rows: Sequence[Row], step: int) -> StepResult:
         """Do one step on the rows of the whole optimizer batch; each rank takes its share.
 
         Args:
-            rows: The batch, the same on every rank.
+            rows: The batch, the same on every rank. Without any, which only a rollout can give, nothing happens.
             step: 0-based step, for messages and for the check of the first step.
 
         Raises:
@@ -89,6 +91,8 @@ class TrainStep:
             DataError: No row of the batch is supervised.
             ResourceError: Memory ran out.
         """
+        if not rows:
+            return StepResult(loss_sum=0.0, count=0.0, grad_norm=0.0, num_tokens=0, metrics={}, is_skipped=True)
         count = sum(row.count for row in rows)
         if not count > 0:
             raise DataError(f"step {step + 1}: no supervised token in the whole batch: {_origins(rows)}.")
@@ -119,8 +123,11 @@ class TrainStep:
                 self._refuse_gradient(rows, step)
             self.scale.shrink()
             return result
-        if step == 0:
+        if step == 0 and not self._objective.may_stand_still:
             refuse_untrained_layers(self._parameters)
+        if self._objective.may_stand_still and not self._has_seen_gradient and float(norm) > 0:
+            refuse_untrained_layers(self._parameters)
+            self._has_seen_gradient = True
         scale_to_norm(self._parameters, self._max_grad_norm, norm)
         self._optimizer.optimizer.step()
         self.scale.grow()

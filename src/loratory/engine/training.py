@@ -31,6 +31,7 @@ from loratory.engine.state import load_optimizer, load_training_state
 from loratory.errors import ResourceError
 from loratory.model import LoadedModel, load_model, load_tokenizer
 from loratory.objective import Objective, make_objective
+from loratory.objective.reward_function import NamedRewardFunction
 from loratory.run import Provenance, RunDirectory, publish_directory
 from loratory.run.commit import storage_fault
 from loratory.tree.fused.memory import keep_freed_memory
@@ -67,6 +68,7 @@ def run_training(
     resume: bool = False,
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    reward_function: NamedRewardFunction | None = None,
     console: Console | None = None,
 ) -> TrainingResult:
     """Train what the configuration describes.
@@ -77,6 +79,7 @@ def run_training(
             to the bit (CPU). A run that has not begun is begun; a finished one is left as it is.
         overwrite: Throw away a run of this name.
         trust_remote_code: Allow code from the model's repository.
+        reward_function: What an answer is worth, for objectives that learn from rewards.
         console: Where progress is shown; default: standard error.
 
     Raises:
@@ -93,7 +96,7 @@ def run_training(
     with contextlib.ExitStack() as stack:
         path = Path(config.run.output_dir) / config.run.name
         run = open_run(path, resume=resume, overwrite=overwrite, ranks=ranks, stack=stack)
-        session = _Session(config, run, ranks, console, stack)
+        session = _Session(config, run, ranks, console, stack, reward_function)
         if resume and run.is_finished:
             return session.finished_result()
         return session.train(resume=resume, trust_remote_code=trust_remote_code)
@@ -103,13 +106,20 @@ class _Session:
     """One call of `run_training` with its run directory open."""
 
     def __init__(
-        self, config: RunConfig, run: RunDirectory, ranks: Ranks, console: Console, stack: contextlib.ExitStack
+        self,
+        config: RunConfig,
+        run: RunDirectory,
+        ranks: Ranks,
+        console: Console,
+        stack: contextlib.ExitStack,
+        reward_function: NamedRewardFunction | None,
     ) -> None:
         self._config = config
         self._run = run
         self._ranks = ranks
         self._console = console
         self._stack = stack
+        self._reward_function = reward_function
 
     def finished_result(self) -> TrainingResult:
         self._note(f"{self._run.path}: this run is finished; nothing to do. Its result is {self._run.final_model}.")
@@ -120,7 +130,12 @@ class _Session:
     def train(self, *, resume: bool, trust_remote_code: bool) -> TrainingResult:
         config = self._config
         start = start_point(self._run, resume=resume, ranks=self._ranks, note=self._note)
-        objective = make_objective(config.objective)
+        reward = self._reward_function
+        objective = make_objective(
+            config.objective,
+            batch_size=config.train.batch_size,
+            reward_function=None if reward is None else reward.function,
+        )
         template = bind_template(
             config.data.template,
             load_tokenizer(config.model, trust_remote_code=trust_remote_code),
@@ -137,7 +152,10 @@ class _Session:
             device=self._ranks.device,
             trust_remote_code=trust_remote_code,
         )
-        identity = RunIdentity(relevant_config(config), loaded.identity, rows.fingerprints, template.contract())
+        relevant = relevant_config(config)
+        if reward is not None:
+            relevant["reward_function"] = f"{reward.path} sha256 {reward.source_sha256}"
+        identity = RunIdentity(relevant, loaded.identity, rows.fingerprints, template.contract())
         if start.state is not None:
             identity.refuse_changes(start.state.identity)
         return self._train_model(loaded, start, rows, objective, template, identity)

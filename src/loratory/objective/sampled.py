@@ -111,7 +111,7 @@ class SampledObjective(Objective):
 
     @abstractmethod
     def judge(self, policy: Policy, prompts: Sequence[Row]) -> Mapping[str, tuple[float, float]]:
-        """Rewards of the policy's likeliest answers to validation prompts: name -> (sum, count), 'reward' among them."""
+        """Rewards of the likeliest answers to validation prompts: name -> (sum, count), 'reward' among them."""
 
     def settle(self, rows: Sequence[Row]) -> Experience:
         """Look at the whole rollout, all ranks' answers in order: what depends on more than one answer.
@@ -124,7 +124,7 @@ class SampledObjective(Objective):
     def update_rows(self, experience: Sequence[Row], update: int, *, seed: int) -> Sequence[Row]:
         """The rows of one optimizer step: mini-batch `update` (0 .. updates_per_rollout - 1), a pure function.
 
-        None when nothing can be learnt from it: the step is then skipped.
+        Empty when nothing can be learnt from it: the step is then skipped.
         """
 
     def finish_rollout(self, metrics: Mapping[str, tuple[float, float]]) -> None:
