@@ -64,7 +64,8 @@ def save_model_as(
     """
     if format not in FORMATS:
         raise ConfigError(f"format: got {format!r}; allowed: {', '.join(FORMATS)}")
-    stored = describe_model(section).dtype if dtype == "auto" else dtype
+    facts = describe_model(section)
+    stored = facts.dtype if dtype == "auto" else dtype
     loaded = load_model(section.model_copy(update={"dtype": "float32"}), device="cpu")
     model, chosen = loaded.model, DTYPES.get(str(stored), torch.float32)
     before = model.num_parameters()
@@ -89,5 +90,5 @@ def save_model_as(
         publish_directory(path, write)
     else:
         path = output
-        save_uneven(model, path, loaded.tokenizer)
+        save_uneven(model, path, loaded.tokenizer, layers_kept=facts.shapes.layers_kept if facts.shapes else None)
     return SavedModel(path, model.num_parameters(), before, difference)
