@@ -31,6 +31,7 @@ FLOORS = {
     "sweep": 10,
     "plan": 10,
     "demo": 10,
+    "prune": 10,
     "cli": 11,
     "__main__": 12,
 }
@@ -44,7 +45,7 @@ EXTRAS = {
 }  # fmt: skip
 MAX_LINES = 350
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
-SEES_WHOLE_CONFIG = {"config", "engine", "cli", "demo", "sweep", "plan"}
+SEES_WHOLE_CONFIG = {"config", "engine", "cli", "demo", "sweep", "plan", "prune"}
 
 
 def modules() -> list[Path]:

@@ -42,6 +42,7 @@ from loratory.errors import AdapterError, IntegrityError, ResourceError, RunErro
 from loratory.model.load import LoadedModel, load_model
 from loratory.model.precision import DTYPES
 from loratory.model.source import locate_model, read_config_dict
+from loratory.model.uneven import write_model
 from loratory.run.commit import discard, move_into_place, publish_directory, storage_fault
 
 OutputDtype = Literal["auto", "float32", "float16", "bfloat16"]
@@ -123,8 +124,7 @@ def merge_adapter(
     certificate: list[Certificate] = []
 
     def write(stage: Path) -> None:
-        model.save_pretrained(stage)
-        loaded.tokenizer.save_pretrained(stage)
+        write_model(model, stage, loaded.tokenizer)
         found = _load_merged(stage, trust_remote_code, device)
         measured = measure(merged.reference, probe_logits(found.model, prompts))
         faults = judge(measured, judged_by)

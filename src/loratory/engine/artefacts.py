@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loratory.adapter import save_adapter
 from loratory.engine.optimizer import trainable_parameters
 from loratory.engine.state import load_weights, save_weights
+from loratory.model.uneven import write_model
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,9 +68,9 @@ class ModelArtefacts:
         """The result: a PEFT adapter folder or a standard model folder, with the tokenizer."""
         if isinstance(self.model, PeftModel):
             save_adapter(self.model, folder, base_identity=self.base_identity, template=self.template)
+            self.tokenizer.save_pretrained(folder)
         else:
-            self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+            write_model(self.model, folder, self.tokenizer)
         self._write_beside(folder)
 
     def _write_beside(self, folder: Path) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "save_uneven",
     "shapes_of",
     "uneven_class",
+    "write_model",
 ]
 
 # Families whose layers hold q/k/v/o_proj and gate/up/down_proj, and whose attention views by head width.
@@ -231,6 +232,24 @@ def save_uneven(
         shapes = ModelShapes(shapes.hidden_size, shapes.vocab_size, shapes.head_dim, shapes.layers, layers_kept)
     publish_directory(folder, lambda stage: write_uneven(model, stage, tokenizer, shapes))
     return shapes
+
+
+def write_model(model: PreTrainedModel, stage: Path, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Fill a folder of the caller's with a model; a shape manifest is added when its config cannot say the widths."""
+    if model.config.model_type in UNEVEN_FAMILIES:
+        shapes = shapes_of(model)
+        if not is_stock(model.config, shapes):
+            write_uneven(model, stage, tokenizer, shapes)
+            return
+    model.save_pretrained(stage)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(stage)
+
+
+def is_stock(config: PreTrainedConfig, shapes: ModelShapes) -> bool:
+    """Whether the configuration alone describes the widths."""
+    stock = LayerShape(config.num_attention_heads, config.num_key_value_heads, config.intermediate_size)
+    return shapes.layers == (stock,) * config.num_hidden_layers
 
 
 def write_uneven(
