@@ -128,7 +128,7 @@ def test_unknown_architecture_suggests(copy_dir: Path) -> None:
 
 
 def test_architecture_that_does_not_generate(copy_dir: Path) -> None:
-    edit_config(copy_dir, model_type="t5")
+    edit_config(copy_dir, model_type="vit")
     with pytest.raises(ModelError, match="does not generate text left to right"):
         load(copy_dir)
 

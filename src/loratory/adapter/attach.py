@@ -4,7 +4,7 @@ Law kept: nothing trained on nothing. Each targeted layer trains something, or t
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from loratory.adapter.trainable import TrainableReport, count_trainable
 from loratory.config import AdapterConfig
 from loratory.errors import AdapterError, suggest
 from loratory.model.quantise import is_quantised
+from loratory.model.task import head_modules
 
 INITS = ("default", "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_N")
 BASE_CHANGING_INIT = re.compile(r"olora|pissa(_niter_[1-9]\d?)?")
@@ -43,7 +44,12 @@ class AttachedAdapter:
 
 
 def attach_adapter(
-    model: PreTrainedModel, section: AdapterConfig, *, seed: int, base_identity: str | None = None
+    model: PreTrainedModel,
+    section: AdapterConfig,
+    *,
+    seed: int,
+    base_identity: str | None = None,
+    new_modules: Sequence[str] = (),
 ) -> AttachedAdapter:
     """Attach what the section describes; the model is changed in place.
 
@@ -55,6 +61,8 @@ def attach_adapter(
         section: Method, rank, targets and the rest.
         seed: Seed of the adapter's initialisation.
         base_identity: `LoadedModel.identity`, checked against the manifest of an adapter at `section.path`.
+        new_modules: `LoadedModel.new_modules`, which are trained and saved with the adapter, as every
+            classification head is.
 
     Raises:
         AdapterError: Options that contradict each other or the model, targets that match nothing, a targeted layer
@@ -71,7 +79,8 @@ def attach_adapter(
     fixed: dict[str, LowRank] = {}
     if section.path is not None:
         model, fixed = _merge_earlier(model, Path(section.path), base_identity)
-    return _attach_new(model, section, seed, fixed)
+    to_save = dict.fromkeys((*section.modules_to_save, *head_modules(model), *new_modules))
+    return _attach_new(model, section, seed, fixed, tuple(to_save))
 
 
 def _attach_all(model: PreTrainedModel, section: AdapterConfig) -> AttachedAdapter:
@@ -88,7 +97,7 @@ def _attach_all(model: PreTrainedModel, section: AdapterConfig) -> AttachedAdapt
 
 
 def _attach_new(
-    model: PreTrainedModel, section: AdapterConfig, seed: int, fixed: dict[str, LowRank]
+    model: PreTrainedModel, section: AdapterConfig, seed: int, fixed: dict[str, LowRank], to_save: Sequence[str]
 ) -> AttachedAdapter:
     targets = resolve_targets(model, section.targets, section.exclude)
     changes_base = BASE_CHANGING_INIT.fullmatch(section.init) is not None
@@ -106,7 +115,7 @@ def _attach_new(
             bias=section.bias,
             use_rslora=section.use_rslora,
             use_dora=section.use_dora,
-            modules_to_save=section.modules_to_save,
+            modules_to_save=to_save,
             rank_pattern=expand_pattern(section.rank_pattern, targets.modules, key="adapter.rank_pattern"),
             alpha_pattern=expand_pattern(section.alpha_pattern, targets.modules, key="adapter.alpha_pattern"),
             init=True if section.init == "default" else section.init,

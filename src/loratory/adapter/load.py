@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from loratory.adapter.lora import lora_config, quiet_peft
+from loratory.adapter.lora import PEFT_HEADS, TASK_TYPES, lora_config, quiet_peft
 from loratory.adapter.manifest import TENSORS_FILE, AdapterManifest, read_manifest, verify_manifest
 from loratory.adapter.pattern import expand_pattern
 from loratory.adapter.peft_file import LoraFile, read_lora_file
@@ -22,6 +22,7 @@ from loratory.adapter.save import adapter_tensors
 from loratory.adapter.stack import PREFIX
 from loratory.adapter.targets import resolve_targets, shortest_names
 from loratory.errors import AdapterError, IntegrityError, UnsafeError
+from loratory.model.task import task_of
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,8 @@ def apply_adapter(
         trainable: Whether the adapter's weights take gradients.
         dropout: Dropout instead of the file's.
     """
-    config = _config_for(model, files, trainable=trainable, dropout=dropout)
+    has_task = _has_task(model, files, trainable=trainable)
+    config = _config_for(model, files, trainable=trainable, dropout=dropout, has_task=has_task)
     with quiet_peft():
         adapted = get_peft_model(model, config)
     expected = adapter_tensors(adapted)
@@ -139,9 +141,32 @@ def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _config_for(model: PreTrainedModel, files: AdapterFiles, *, trainable: bool, dropout: float | None) -> LoraConfig:
+def _has_task(model: PreTrainedModel, files: AdapterFiles, *, trainable: bool) -> bool:
+    """Whether the adapter was made for what the model does; a text adapter also goes on a model with a new head.
+
+    Raises:
+        AdapterError: It is for another task.
+    """
+    task = TASK_TYPES[task_of(model)].value
+    made_for = files.config.task_type
+    if made_for in (None, task):
+        return True
+    if made_for == "CAUSAL_LM" and task == "SEQ_CLS" and not trainable:
+        return False
+    hint = " Set adapter.create_new_adapter: true to train a new one on top" if made_for == "CAUSAL_LM" else ""
+    raise AdapterError(
+        f"adapter {files.path} is for task {made_for}, the model here is for {task}; an adapter goes with a model of "
+        f"its own task.{hint}"
+    )
+
+
+def _config_for(
+    model: PreTrainedModel, files: AdapterFiles, *, trainable: bool, dropout: float | None, has_task: bool
+) -> LoraConfig:
     modules = _adapted_modules(model, files)
     file = files.config
+    # PEFT writes both names that heads have, whichever the model has.
+    absent = {name for name in PEFT_HEADS if file.task_type == "SEQ_CLS" and not hasattr(model, name)}
     return lora_config(
         model,
         names=shortest_names(model, modules),
@@ -152,10 +177,11 @@ def _config_for(model: PreTrainedModel, files: AdapterFiles, *, trainable: bool,
         use_rslora=file.use_rslora,
         use_dora=file.use_dora,
         lora_bias=file.lora_bias,
-        modules_to_save=file.modules_to_save,
+        modules_to_save=[name for name in file.modules_to_save if name not in absent],
         rank_pattern=expand_pattern(file.rank_pattern, modules, key="rank_pattern"),
         alpha_pattern=expand_pattern(file.alpha_pattern, modules, key="alpha_pattern"),
         inference_mode=not trainable,
+        has_task=has_task,
     )
 
 

@@ -10,8 +10,16 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from loratory.errors import AdapterError
+from loratory.model.task import task_of
 
 SHARED_HEAD = "lm_head"
+PEFT_HEADS = ("classifier", "score")
+"""Names that PEFT adds to the modules to save of every classification adapter."""
+TASK_TYPES = {
+    "causal_lm": TaskType.CAUSAL_LM,
+    "seq_2_seq_lm": TaskType.SEQ_2_SEQ_LM,
+    "seq_cls": TaskType.SEQ_CLS,
+}
 
 
 def lora_config(
@@ -30,6 +38,7 @@ def lora_config(
     init: bool | str = True,
     lora_bias: bool = False,
     inference_mode: bool = False,
+    has_task: bool = True,
 ) -> LoraConfig:
     """Build the PEFT configuration.
 
@@ -48,6 +57,7 @@ def lora_config(
         init: PEFT's init_lora_weights.
         lora_bias: Whether B has a bias.
         inference_mode: Whether the adapter's weights are frozen.
+        has_task: Name the model's task, by which PEFT trains and saves a classification head too.
 
     Raises:
         AdapterError: A module to save that the model does not have, or a target that shares its weight.
@@ -76,7 +86,7 @@ def lora_config(
         fan_in_fan_out=bool(targeted) and all(isinstance(module, Conv1D) for module in targeted),
         ensure_weight_tying=bool(shared) and SHARED_HEAD in to_save,
         inference_mode=inference_mode,
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TASK_TYPES[task_of(model)] if has_task else None,
     )
 
 

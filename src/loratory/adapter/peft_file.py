@@ -16,6 +16,7 @@ from loratory.errors import AdapterError, suggest
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_RANK = 65_536
+TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM")
 
 UNDERSTOOD = frozenset(
     {
@@ -84,6 +85,7 @@ class LoraFile:
     alpha_pattern: dict[str, float]
     ensure_weight_tying: bool
     base_name: str | None
+    task_type: str | None
 
 
 def read_lora_file(folder: Path) -> LoraFile:
@@ -102,8 +104,8 @@ def read_lora_file(folder: Path) -> LoraFile:
     for key in sorted(set(found) - UNDERSTOOD - PASSED_OVER):
         if found[key]:
             faults.append(f"{key}: {_short(found[key])} is not supported.{suggest(key, sorted(UNDERSTOOD))}")
-    if found.get("task_type") not in (None, "CAUSAL_LM"):
-        faults.append(f"task_type: {_short(found['task_type'])}; allowed is CAUSAL_LM")
+    if found.get("task_type") not in (None, *TASK_TYPES):
+        faults.append(f"task_type: {_short(found['task_type'])}; allowed are {', '.join(TASK_TYPES)}")
     init = found.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower().startswith(BASE_CHANGING_INITS):
         faults.append(
@@ -126,6 +128,7 @@ def read_lora_file(folder: Path) -> LoraFile:
         alpha_pattern=_pattern(found, "alpha_pattern", faults),
         ensure_weight_tying=_flag(found, "ensure_weight_tying", faults),
         base_name=_text(found.get("base_model_name_or_path")),
+        task_type=_text(found.get("task_type")),
     )
     for key, value in (("r", file.rank), *file.rank_pattern.items()):
         if not 1 <= value <= MAX_RANK:

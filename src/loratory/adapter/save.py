@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from loratory.adapter.lora import SHARED_HEAD, shared_embedding
+from loratory.adapter.lora import PEFT_HEADS, SHARED_HEAD, shared_embedding
 from loratory.adapter.manifest import TENSORS_FILE, write_manifest
 from loratory.adapter.stack import ADAPTER, fixed_update, stacked
 from loratory.errors import NumericsError
@@ -38,18 +38,22 @@ def save_adapter(
     """
     config = copy.deepcopy(model.peft_config[ADAPTER])
     fields: dict[str, Any] = {"target_modules": sorted(config.target_modules)}
+    tensors = adapter_tensors(model)
     if fixed_update(model):
+        whole_modules = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
         tensors, fields = stacked(model, config)
-    else:
-        tensors = adapter_tensors(model)
+        tensors |= whole_modules
     broken = sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
     if broken:
         raise NumericsError(f"{len(broken)} adapter tensors are not finite (first: {broken[0]}); nothing was saved")
     for name, value in fields.items():
         setattr(config, name, value)
     if config.modules_to_save is not None:
-        shared = set(shared_embedding(model.get_base_model()))
-        config.modules_to_save = sorted({SHARED_HEAD if name in shared else name for name in config.modules_to_save})
+        base = model.get_base_model()
+        shared = set(shared_embedding(base))
+        absent = {name for name in PEFT_HEADS if not hasattr(base, name)}
+        names = {SHARED_HEAD if name in shared else name for name in config.modules_to_save}
+        config.modules_to_save = sorted(names - absent)
     config.inference_mode = True
     path.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path / TENSORS_FILE, metadata={"format": "pt"})

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from loratory.adapter.pattern import is_plain_name, match_names
 from loratory.errors import AdapterError, suggest
+from loratory.model.task import head_modules
 
 # The usual choice by model type, as PEFT's documentation lists it (and the families that came after it).
 DEFAULT_TARGETS = MappingProxyType(
@@ -125,7 +126,12 @@ def _is_embedding(module: nn.Module) -> bool:
 
 def _head_names(model: PreTrainedModel) -> set[str]:
     head = model.get_output_embeddings()
-    return {name for name, module in model.named_modules() if head is not None and module is head}
+    classes = tuple(f"{name}." for name in head_modules(model))
+    return {
+        name
+        for name, module in model.named_modules()
+        if (head is not None and module is head) or f"{name}.".startswith(classes or ("\0",))
+    }
 
 
 def _is_name_list(targets: str) -> bool:

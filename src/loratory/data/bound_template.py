@@ -48,6 +48,7 @@ class SegmentTemplate:
         encoder: How segments become tokens.
         train_on_inputs: Whether prompt tokens carry weight 1 too (the first token never does).
         opening_ids: Tokens put before every sequence (BOS, for templates that do not write it themselves).
+        closing_ids: Tokens put behind every prompt, for models that read it as a whole.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class SegmentTemplate:
         encoder: SegmentEncoder,
         train_on_inputs: bool,
         opening_ids: Sequence[int] = (),
+        closing_ids: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.stop_token_ids = layout.stop_token_ids
@@ -65,6 +67,7 @@ class SegmentTemplate:
         self._encoder = encoder
         self._train_on_inputs = train_on_inputs
         self._opening_ids = list(opening_ids)
+        self._closing_ids = list(closing_ids)
 
     def generation_prompt(self, record: Record) -> list[int]:
         """Token ids of the prompt up to where the model begins to answer; an answer in the record is ignored.
@@ -73,7 +76,8 @@ class SegmentTemplate:
             TemplateError: If the template cannot express the record; names its origin.
         """
         segments = self._placed(record, with_answer=False)[0]
-        return self._with_opening([i for ids in self._encoder.encode(segments) for i in ids], self._opening_ids)
+        ids = [i for ids in self._encoder.encode(segments) for i in ids]
+        return self._with_opening(ids, self._opening_ids) + self._closing_ids
 
     def sequence(self, record: Record) -> TokenSequence:
         """Token ids and weights of the whole row; every assistant turn is trained.
@@ -98,7 +102,9 @@ class SegmentTemplate:
 
     def encoding_sha256(self) -> str:
         """SHA-256 over all that decides what `sequence` makes of a record: template, tokenizer, training choices."""
-        choices = {"opening_ids": self._opening_ids, "train_on_inputs": self._train_on_inputs}
+        choices: dict[str, object] = {"opening_ids": self._opening_ids, "train_on_inputs": self._train_on_inputs}
+        if self._closing_ids:
+            choices["closing_ids"] = self._closing_ids
         return encoding_sha256(self, self._encoder.tokenizer, definition=self._layout.definition, choices=choices)
 
     def _placed(self, record: Record, *, with_answer: bool) -> tuple[list[Segment], list[Segment]]:
@@ -123,8 +129,10 @@ class SegmentTemplate:
     def _assemble(self, prompt: list[Segment], answer: list[Segment], ids: list[list[int]]) -> TokenSequence:
         opening = self._opening_ids if prompt else self._encoder.opening_ids
         ids = [self._with_opening(ids[0], opening), *ids[1:]]
-        token_ids = [i for part in ids for i in part]
         trained = [segment.trained or self._train_on_inputs for segment in (*prompt, *answer)]
+        if prompt and self._closing_ids:
+            ids[len(prompt) - 1] = ids[len(prompt) - 1] + self._closing_ids
+        token_ids = [i for part in ids for i in part]
         weights = np.repeat(np.asarray(trained, dtype=np.float32), [len(part) for part in ids])
         weights[0] = 0.0
         return TokenSequence(np.asarray(token_ids, dtype=np.int64), weights, sum(map(len, ids[: len(prompt)])))

@@ -40,6 +40,7 @@ class Record:
         origin: Where the row came from.
         alternatives: Of a preference pair, the chosen and the rejected answer; the turns then end with the question.
         label: Of a row with a judged answer, whether the answer is a good one.
+        margin: Of a pair, how far apart the scores of its answers should at least be.
     """
 
     turns: tuple[Turn, ...]
@@ -47,6 +48,7 @@ class Record:
     fields: Mapping[str, str] = field(default_factory=dict)
     alternatives: tuple[str, ...] = ()
     label: bool | None = None
+    margin: float | None = None
 
     @property
     def answer(self) -> str | None:

@@ -155,11 +155,20 @@ class SegmentEncoder:
     @cached_property
     def opening_ids(self) -> list[int]:
         """Tokens that the tokenizer itself puts before a text (BOS), once per sequence."""
+        return self._around[0]
+
+    @cached_property
+    def closing_ids(self) -> list[int]:
+        """Tokens that the tokenizer itself puts behind a text (an encoder's separator, T5's end), if any."""
+        return self._around[1]
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
         with_special: Any = self.tokenizer("x", verbose=False)
         bare = self._ids(["x"])[0]
         ids = list(with_special["input_ids"])
         start = next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)
-        return ids[:start]
+        return ids[:start], ids[start + len(bare) :]
 
 
 def _alternation(texts: Iterable[str]) -> re.Pattern[str]:

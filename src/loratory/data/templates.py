@@ -58,6 +58,7 @@ def bind_template(
     *,
     train_on_inputs: bool = False,
     add_eos_token: bool = True,
+    closes_prompt: bool = False,
 ) -> BoundTemplate:
     """Bind a template to a tokenizer.
 
@@ -68,12 +69,13 @@ def bind_template(
         tokenizer: The model's tokenizer.
         train_on_inputs: Give prompt tokens weight 1 too; the very first token never has weight.
         add_eos_token: Put the stop token after the final answer and train it.
+        closes_prompt: End prompts with what the tokenizer itself puts behind a text, as encoders are used to.
 
     Raises:
         TemplateError: If the name is unknown, the file is malformed, or the tokenizer lacks what the template needs.
     """
     if name == "auto":
-        name = "chat" if tokenizer.chat_template else "alpaca"
+        name = "chat" if tokenizer.chat_template else "plain" if closes_prompt else "alpaca"
     if name == "chat":
         source = chat_template_source(tokenizer)
         if not source:
@@ -86,20 +88,35 @@ def bind_template(
             chat = ChatLayout(tokenizer, encoder, add_eos_token=add_eos_token)
         except TemplateError as error:
             raise TemplateError(f"data.template: 'chat': {error}.") from None
-        return SegmentTemplate(name, chat, encoder=encoder, train_on_inputs=train_on_inputs)
+        closing = encoder.closing_ids if closes_prompt else ()
+        return SegmentTemplate(name, chat, encoder=encoder, train_on_inputs=train_on_inputs, closing_ids=closing)
     template = _named_template(name)
     if isinstance(template, TurnTemplate):
-        return _bind_turns(name, template, tokenizer, train_on_inputs=train_on_inputs, add_eos_token=add_eos_token)
-    if tokenizer.eos_token_id is None:
+        return _bind_turns(
+            name,
+            template,
+            tokenizer,
+            train_on_inputs=train_on_inputs,
+            add_eos_token=add_eos_token,
+            closes_prompt=closes_prompt,
+        )
+    # Encoders such as BERT end a text with their separator.
+    end_id = tokenizer.sep_token_id if tokenizer.eos_token_id is None and closes_prompt else tokenizer.eos_token_id
+    if end_id is None:
         raise TemplateError(
             f"data.template: '{name}' ends answers with the EOS token and the tokenizer has none. "
             "Set tokenizer.eos_token in the model's tokenizer_config.json."
         )
     scaffold = f"{template.prompt_input}{template.prompt_no_input}" if template else ""
     encoder = SegmentEncoder(tokenizer, scaffold=scaffold)
-    layout = FieldLayout(template, encoder, stop_token_id=tokenizer.eos_token_id, add_eos_token=add_eos_token)
+    layout = FieldLayout(template, encoder, stop_token_id=end_id, add_eos_token=add_eos_token)
     return SegmentTemplate(
-        name, layout, encoder=encoder, train_on_inputs=train_on_inputs, opening_ids=encoder.opening_ids
+        name,
+        layout,
+        encoder=encoder,
+        train_on_inputs=train_on_inputs,
+        opening_ids=encoder.opening_ids,
+        closing_ids=encoder.closing_ids if closes_prompt else (),
     )
 
 
@@ -110,6 +127,7 @@ def _bind_turns(
     *,
     train_on_inputs: bool,
     add_eos_token: bool,
+    closes_prompt: bool,
 ) -> SegmentTemplate:
     encoder = SegmentEncoder(tokenizer, scaffold=template.scaffold)
     try:
@@ -122,6 +140,7 @@ def _bind_turns(
         encoder=encoder,
         train_on_inputs=train_on_inputs,
         opening_ids=encoder.opening_ids,
+        closing_ids=encoder.closing_ids if closes_prompt else (),
     )
 
 

@@ -99,7 +99,7 @@ class Evaluator:
                 f"the evaluation loss is not finite ({mean}). Lower train.learning_rate or use float32."
             )
         metrics = merge_metrics(self._ranks.gather(merge_metrics(parts)))
-        return EvaluationResult(mean, {name: total / n for name, (total, n) in metrics.items() if n})
+        return EvaluationResult(mean, self._objective.summary(metrics))
 
     def _statistics(self, passes: Sequence[Sequence[Row]], ranks: Ranks | None) -> dict[str, float]:
         return statistics_of(

@@ -29,7 +29,7 @@ from loratory.engine.run_identity import RunIdentity, relevant_config
 from loratory.engine.start import StartPoint, open_run, record_run, start_point
 from loratory.engine.state import load_optimizer, load_training_state
 from loratory.errors import ResourceError
-from loratory.model import LoadedModel, load_model, load_tokenizer
+from loratory.model import LoadedModel, closes_prompt, load_model, load_tokenizer
 from loratory.objective import Objective, make_objective
 from loratory.objective.reward_function import NamedRewardFunction
 from loratory.run import Provenance, RunDirectory, publish_directory
@@ -141,16 +141,19 @@ class _Session:
             load_tokenizer(config.model, trust_remote_code=trust_remote_code),
             train_on_inputs=config.data.train_on_inputs,
             add_eos_token=config.data.add_eos_token,
+            closes_prompt=closes_prompt(config.model),
         )
         rows = ready_rows(config, template, objective, ranks=self._ranks, note=self._note)
         for line in (*rows.notes, f"{len(rows.train)} training rows, {len(rows.validation)} validation rows"):
             self._note(line)
+        objective.learn_labels(rows.train, rows.validation, is_split=config.data.validation is None)
         random_state.seed_everything(config.train.seed + self._ranks.index)
         loaded = load_model(
             config.model,
             quantization=config.quantization,
             device=self._ranks.device,
             trust_remote_code=trust_remote_code,
+            head=objective.head(seed=config.train.seed),
         )
         relevant = relevant_config(config)
         if reward is not None:
@@ -170,7 +173,13 @@ class _Session:
         identity: RunIdentity,
     ) -> TrainingResult:
         config = self._config
-        attached = attach_adapter(loaded.model, config.adapter, seed=config.train.seed, base_identity=loaded.identity)
+        attached = attach_adapter(
+            loaded.model,
+            config.adapter,
+            seed=config.train.seed,
+            base_identity=loaded.identity,
+            new_modules=loaded.new_modules,
+        )
         self._note(attached.report.describe())
         if self._ranks.is_main:
             record_run(self._run, config, self._provenance(identity, attached.report))

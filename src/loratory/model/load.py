@@ -13,9 +13,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -35,8 +36,24 @@ from loratory.model.source import (
     refuse_hub_adapter,
     snapshot_folder,
 )
+from loratory.model.task import (
+    MAPPINGS,
+    ClassHead,
+    choose_task,
+    new_head_modules,
+    reads_both_ways,
+    seed_head,
+    set_classes,
+)
 from loratory.model.tokenizer import load_tokenizer
 from loratory.model.uneven import read_shapes, uneven_class
+
+# For model classes that come with a repository's own code.
+_FOREIGN: dict[str, Any] = {
+    "causal_lm": AutoModelForCausalLM,
+    "seq_2_seq_lm": AutoModelForSeq2SeqLM,
+    "seq_cls": AutoModelForSequenceClassification,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,12 +65,14 @@ class LoadedModel:
         tokenizer: Its tokenizer, with a pad token.
         source: The folder, GGUF file or hub name it came from.
         identity: sha256 hex over the content of its weight files.
+        new_modules: Modules of a classification head that the base does not have; random until they are trained.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     source: str
     identity: str
+    new_modules: tuple[str, ...] = ()
 
 
 def load_model(
@@ -62,14 +81,16 @@ def load_model(
     quantization: QuantizationConfig | None = None,
     device: torch.device | str | None = None,
     trust_remote_code: bool = False,
+    head: ClassHead | None = None,
 ) -> LoadedModel:
-    """Load a causal language model and its tokenizer.
+    """Load a language model, or one with a classification head, and its tokenizer.
 
     Args:
         section: Which model, tokenizer, revision and precision.
         quantization: 4 or 8 bits for the frozen base; None or inactive leaves it in `section.dtype`.
         device: Where the weights go; default the first GPU, else the CPU.
         trust_remote_code: Run code from the model's own repository. A command line flag, never a config field.
+        head: Load with this classification head.
 
     Raises:
         ModelError: Missing path, unreadable or unsupported model, weights that do not fill it.
@@ -86,14 +107,28 @@ def load_model(
                 "Switch quantization off, or give the original weights as a folder"
             )
     config = _read_config(source, trust_remote_code)
+    task = choose_task(section.task, type(config), head, label=source.label) if _is_known(config) else section.task
+    tokenizer = load_tokenizer(section, trust_remote_code=trust_remote_code)
+    if head is not None:
+        set_classes(config, head, pad_token_id=tokenizer.pad_token_id, label=source.label)
     target = choose_device(device)
     dtype = choose_dtype(section.dtype, target)
-    model = _load_weights(source, config, dtype, target, quantization, trust_remote_code)
-    tokenizer = load_tokenizer(section, trust_remote_code=trust_remote_code)
+    model, new_modules = _load_weights(source, config, task, dtype, target, quantization, trust_remote_code, head)
     _check_vocabulary(source, model, tokenizer)
     files = weight_files(snapshot_folder(source), source.gguf_file)
     identity = hash_files(files) if files else hash_state(model)
-    return LoadedModel(model=model, tokenizer=tokenizer, source=source.label, identity=identity)
+    return LoadedModel(model, tokenizer, source.label, identity, new_modules)
+
+
+def closes_prompt(section: ModelConfig) -> bool:
+    """Whether the model reads a prompt as a whole that the tokenizer's own end tokens close, as encoders do."""
+    model_type = read_config_dict(locate_model(section))["model_type"]
+    return model_type in CONFIG_MAPPING and reads_both_ways(CONFIG_MAPPING[model_type])
+
+
+def _is_known(config: PreTrainedConfig) -> bool:
+    """Whether transformers has the model's code itself."""
+    return config.model_type in CONFIG_MAPPING and type(config) is CONFIG_MAPPING[config.model_type]
 
 
 def _read_config(source: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:
@@ -115,11 +150,6 @@ def _read_config(source: ModelSource, trust_remote_code: bool) -> PreTrainedConf
         )
     found.pop("auto_map", None)
     config_class = CONFIG_MAPPING[model_type]
-    if config_class not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ModelError(
-            f"{source.label}: a {model_type!r} model does not generate text left to right; a causal language model "
-            "(such as llama, qwen2, gemma, mistral, phi, gpt2, gpt_neox, bloom) is needed"
-        )
     try:
         return config_class.from_dict(found)
     except (ValueError, TypeError, KeyError, ZeroDivisionError, AttributeError) as fault:
@@ -131,13 +161,17 @@ def _read_config(source: ModelSource, trust_remote_code: bool) -> PreTrainedConf
 def _load_weights(
     source: ModelSource,
     config: PreTrainedConfig,
+    task: str,
     dtype: torch.dtype,
     device: torch.device,
     quantization: QuantizationConfig | None,
     trust_remote_code: bool,
-) -> PreTrainedModel:
-    is_foreign = type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
-    model_class: Any = AutoModelForCausalLM if is_foreign else MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    head: ClassHead | None,
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model in eval mode, and the modules of its head that the files do not hold."""
+    task = "causal_lm" if task == "auto" else task
+    is_foreign = not _is_known(config)
+    model_class: Any = _FOREIGN[task] if is_foreign else MAPPINGS[task][type(config)]
     has_sdpa = is_foreign or getattr(model_class, "_supports_sdpa", False)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code} if is_foreign else {}
     shapes = read_shapes(Path(source.name)) if source.is_local and source.gguf_file is None else None
@@ -171,7 +205,12 @@ def _load_weights(
         raise ModelError(f"{source.label} cannot be loaded: {first_line(fault)}") from fault
     if shapes is not None:
         model.__class__ = model_class
-    _check_complete(source, info)
+    new_modules: tuple[str, ...] = ()
+    if head is not None and head.seed is not None and not info.get("mismatched_keys"):
+        new_modules = new_head_modules(model, sorted(map(str, info.get("missing_keys", ()))))
+        seed_head(model, new_modules, head.seed)
+    if not new_modules:
+        _check_complete(source, info)
     if source.gguf_file is not None:
         mark_dequantised(model)
     if quantised is None:
@@ -179,7 +218,7 @@ def _load_weights(
     else:
         keep_packing(model)
     assert isinstance(model, PreTrainedModel)
-    return model.eval()
+    return model.eval(), new_modules
 
 
 def _check_complete(source: ModelSource, info: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from loratory.data.records import Record
 from loratory.data.sequence import TokenSequence
 from loratory.data.templates import BoundTemplate
+from loratory.model.task import ClassHead
 from loratory.objective.row import Batch, Facts, Row
 from loratory.tree.scorer import Scorer
 
@@ -81,6 +82,21 @@ class Objective(ABC):
     def complete(self, rows: Sequence[Row], *, cutoff_len: int) -> Sequence[Row]:
         """Give rows what depends on their neighbours (companions); rows of one source in their order."""
         return rows
+
+    def learn_labels(self, train: Sequence[Row], validation: Sequence[Row], *, is_split: bool) -> None:
+        """See the run's rows once before a model is loaded; `is_split`: the validation rows are of the training files.
+
+        Raises:
+            DataError: They do not make one task.
+        """
+
+    def head(self, *, seed: int) -> ClassHead | None:
+        """The classification head that the model needs; None for a language model."""
+        return None
+
+    def summary(self, metrics: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+        """What is logged of metrics that were summed over passes, steps and ranks: their means, and what follows."""
+        return {name: total / n for name, (total, n) in metrics.items() if n}
 
     def attach(self, model: PreTrainedModel | PeftModel, *, seed: int) -> torch.nn.Module | None:
         """Modules trained beside the model, made for its sizes, on its device; None without any."""

@@ -3,10 +3,12 @@
 from loratory.config import ObjectiveConfig
 from loratory.errors import ConfigError
 from loratory.objective.judge import RewardFunction
+from loratory.objective.classification import ClassificationObjective
 from loratory.objective.kto import KtoObjective
 from loratory.objective.loss import Objective
 from loratory.objective.make_rollout import make_rollout_objective
 from loratory.objective.preference import DpoObjective, OrpoObjective, SimpoObjective
+from loratory.objective.reward import RewardObjective
 from loratory.objective.sft import SftObjective
 
 
@@ -33,6 +35,10 @@ def make_objective(
     match section.name:
         case "sft":
             return SftObjective()
+        case "reward":
+            return RewardObjective(center_coefficient=section.reward.center_coefficient)
+        case "classification":
+            return ClassificationObjective(section.classification.labels)
         case "dpo":
             return DpoObjective(
                 loss=preference.loss,

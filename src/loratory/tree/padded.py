@@ -94,6 +94,18 @@ class PaddedScorer:
         hidden_PD = kept[0][row_X[num_labels:], column_X[num_labels:]]
         return TreeOutputs(logprob_N, entropy_N if needs_entropy else None, hidden_PD)
 
+    def class_scores(self, tree: TokenTree) -> torch.Tensor:
+        """Scores of every sequence, [num_sequences, labels], by the model's own forward."""
+        device = next(self.model.parameters()).device
+        pad_token_id = int(self.model.config.get_text_config().pad_token_id)
+        rows = _unfold(tree)
+        mask_BT = rows.attention_mask_BT
+        input_ids_BT = rows.input_ids_BT.masked_fill(mask_BT == 0, pad_token_id)  # the model looks for the last other
+        scores_SL: torch.Tensor = self.model(
+            input_ids=input_ids_BT.to(device), attention_mask=mask_BT.to(device)
+        ).logits
+        return scores_SL.to(torch.promote_types(scores_SL.dtype, torch.float32))
+
     def _use_logprobs(self, tree: TokenTree) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability of each use of a label and whether it was the likeliest token, [M] each."""
         device = next(self.model.parameters()).device

@@ -84,6 +84,13 @@ class Scorer(Protocol):
         """Log-probabilities, and the hidden states of tokens `hidden_P` (flat indices), from one forward pass."""
         ...
 
+    def class_scores(self, tree: TokenTree) -> torch.Tensor:
+        """Scores of a model with a classification head, [num_sequences, labels], at least fp32; differentiable.
+
+        Sequences are made by `tree.classes.scored_sequence`.
+        """
+        ...
+
     def one_root(self, trees: Sequence[TokenTree]) -> AbstractContextManager[None]:
         """Inside, the trees of one optimizer step may share the computation of their common beginning.
 

@@ -109,6 +109,10 @@ class SwitchingScorer:
         """Log-probabilities and hidden states from one forward pass."""
         return self._current().outputs(tree, hidden_P=hidden_P, needs_entropy=needs_entropy)
 
+    def class_scores(self, tree: TokenTree) -> torch.Tensor:
+        """Scores of every sequence, [num_sequences, labels]."""
+        return self._current().class_scores(tree)
+
     def one_root(self, trees: Sequence[TokenTree]) -> AbstractContextManager[None]:
         """That of the scorer in use."""
         return self._current().one_root(trees)

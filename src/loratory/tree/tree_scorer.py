@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from loratory.tree.classes import reading_tokens, score_layer
 from loratory.tree.eligibility import base_of, eligibility
 from loratory.tree.head import FrozenHead, RecomputedHead, score_logits, score_outputs
 from loratory.tree.padded import PaddedScorer
@@ -69,7 +70,11 @@ class TreeScorer:
 
     def label_scores(self, tree: TokenTree) -> LabelScores:
         """Log-probability of each label and whether greedy decoding would take it."""
-        return self._twin.label_scores(tree) if self._is_too_long(tree) else LabelScores(*self._score(tree))
+        if self._is_too_long(tree):
+            return self._twin.label_scores(tree)
+        # By torch's log_softmax, whose rounding over a large vocabulary others' numbers have too.
+        head = RecomputedHead(self._base.get_output_embeddings(), self._base.config.vocab_size)
+        return LabelScores(*self._score(tree, head))
 
     def outputs(self, tree: TokenTree, *, hidden_P: torch.Tensor, needs_entropy: bool = False) -> TreeOutputs:
         """Log-probabilities and hidden states from one forward pass."""
@@ -86,10 +91,22 @@ class TreeScorer:
         logprob_N, entropy_N = score_outputs(head, num_tokens, hidden_PD, row_N, targets_N, needs_entropy=needs_entropy)
         return TreeOutputs(logprob_N, entropy_N, asked_PD)
 
+    def class_scores(self, tree: TokenTree) -> torch.Tensor:
+        """Scores of every sequence, [num_sequences, labels]."""
+        score = score_layer(self._base)
+        if self._is_too_long(tree) or score is None:
+            return self._twin.class_scores(tree)
+        device = self._base.device
+        reading_S = reading_tokens(tree, self._base.config.get_text_config().pad_token_id)
+        arguments = forward_arguments(tree, device, self._base.dtype)
+        hidden_TD: torch.Tensor = self._base.base_model(**arguments).last_hidden_state[0]
+        scores_SL: torch.Tensor = score(hidden_TD.index_select(0, reading_S.to(device)))
+        return scores_SL.to(torch.promote_types(scores_SL.dtype, torch.float32))
+
     def _is_too_long(self, tree: TokenTree) -> bool:
         return self._window is not None and tree.num_tokens > 0 and int(tree.positions_T.max()) >= self._window
 
-    def _score(self, tree: TokenTree) -> tuple[torch.Tensor, torch.Tensor]:
+    def _score(self, tree: TokenTree, head: Head | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         device = self._base.device
         if len(tree.targets_N) == 0:
             precision = torch.promote_types(self._base.dtype, torch.float32)
@@ -101,7 +118,8 @@ class TreeScorer:
             logits_PV: torch.Tensor = self._base(**arguments, logits_to_keep=predictors_P).logits[0]
             return score_logits(logits_PV, row_N, targets_N)
         hidden_TD: torch.Tensor = self._base.base_model(**arguments).last_hidden_state[0]
-        return self._linear_head(hidden_TD.device)(hidden_TD.index_select(0, predictors_P), row_N, targets_N)
+        head = head or self._linear_head(hidden_TD.device)
+        return head(hidden_TD.index_select(0, predictors_P), row_N, targets_N)
 
     def _linear_head(self, device: torch.device) -> Head:
         """The head as it is now: what is trained may change between calls, and so may autocast."""

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from loratory.errors import ModelError
 from loratory.tree.attention_plan import AttentionPlan
+from loratory.tree.classes import reading_tokens, score_layer
 from loratory.tree.eligibility import base_of, eligibility
 from loratory.tree.fused.attention_half import LayerInput
 from loratory.tree.fused.elementwise import rms_norm, rms_norm_backward, rms_scale
@@ -24,7 +25,8 @@ from loratory.tree.fused.weights import (
     fused_refusal,
     read_layers,
 )
-from loratory.tree.head import FrozenHead, score_outputs
+from loratory.tree.head import FrozenHead, RecomputedHead, score_outputs
+from loratory.tree.padded import PaddedScorer
 from loratory.tree.scorer import LabelScores, Scorer, TreeOutputs, WeightedNll
 from loratory.tree.tree import Segment, TokenTree
 from loratory.tree.tree_scorer import TreeScorer
@@ -83,7 +85,11 @@ class FusedScorer:
     def label_scores(self, tree: TokenTree) -> LabelScores:
         """Log-probability of each label and whether greedy decoding would take it."""
         other = self._other(tree)
-        return LabelScores(*self._score(tree)) if other is None else other.label_scores(tree)
+        if other is not None:
+            return other.label_scores(tree)
+        # By torch's log_softmax, whose rounding over a large vocabulary others' numbers have too.
+        head = RecomputedHead(self._base.get_output_embeddings(), self._base.config.vocab_size)
+        return LabelScores(*self._score(tree, head))
 
     def outputs(self, tree: TokenTree, *, hidden_P: torch.Tensor, needs_entropy: bool = False) -> TreeOutputs:
         """Log-probabilities and hidden states from one forward pass."""
@@ -105,6 +111,18 @@ class FusedScorer:
         predicting_R, row_N = torch.unique(place_N, return_inverse=True)
         return TreeOutputs(self._linear_head()(hidden_QD[predicting_R], row_N, tree.targets_N)[0], None, asked_PD)
 
+    def class_scores(self, tree: TokenTree) -> torch.Tensor:
+        """Scores of every sequence, [num_sequences, labels]."""
+        other = self._other(tree)
+        score = score_layer(self._base)
+        if other is not None or score is None:
+            return (other or PaddedScorer(self._model)).class_scores(tree)
+        reading_S = reading_tokens(tree, self._base.config.get_text_config().pad_token_id)
+        rows_Q, place_S = torch.unique(reading_S, return_inverse=True)
+        hidden_QD = _rms_norm(self._hidden(tree, rows_Q), final_norm(self._model))
+        scores_SL: torch.Tensor = score(hidden_QD)[place_S]
+        return scores_SL
+
     def _other(self, tree: TokenTree) -> Scorer | None:
         """Who scores what the fused layers cannot."""
         is_too_long = self._window is not None and tree.num_tokens > 0 and int(tree.positions_T.max()) >= self._window
@@ -112,12 +130,13 @@ class FusedScorer:
             return TreeScorer(self._model, reason="autocast or a path longer than the attention window")
         return None
 
-    def _score(self, tree: TokenTree) -> tuple[torch.Tensor, torch.Tensor]:
+    def _score(self, tree: TokenTree, head: RecomputedHead | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         if len(tree.targets_N) == 0:
             return torch.zeros(0, dtype=self._base.dtype), torch.zeros(0, dtype=torch.bool)
         predictors_P, row_N = torch.unique(tree.predictors_N, return_inverse=True)
         hidden_PD = self._hidden(tree, predictors_P)
-        return self._linear_head()(_rms_norm(hidden_PD, final_norm(self._model)), row_N, tree.targets_N)
+        hidden_PD = _rms_norm(hidden_PD, final_norm(self._model))
+        return (head or self._linear_head())(hidden_PD, row_N, tree.targets_N)
 
     @contextmanager
     def one_root(self, trees: Sequence[TokenTree]) -> Iterator[None]:
