@@ -139,6 +139,8 @@ def test_preference_run_field_by_field(reader: Any) -> None:
         ("--stage dpo --pref_loss orpo", "objective.name", "orpo"),
         ("--stage dpo --pref_loss sigmoid --dpo_label_smoothing 0.1", "objective.preference.label_smoothing", 0.1),
         ("--stage pt", "data.format", "text"),
+        ("--stage ppo --reward_model r", "objective.rollout.reward_model", "r"),
+        ("--stage ppo --reward_model r", "objective.ppo.kl_target", 6.0),
     ],
 )
 def test_single_settings(reader: Any, flags: str, key: str, value: object) -> None:

@@ -22,12 +22,12 @@ _CHAT_TEMPLATES = {
     "qwen_25": "qwen",
 }
 _MAX_WARMUP_STEPS = 100
-# Parameter of `objective.preference` -> its name there.
+# Parameter below `objective` -> its name there.
 _PREFERENCE = {
-    "gamma": "simpo_gamma",
-    "label_smoothing": "dpo_label_smoothing",
-    "desirable_weight": "kto_desirable_weight",
-    "undesirable_weight": "kto_undesirable_weight",
+    "preference.gamma": "simpo_gamma",
+    "preference.label_smoothing": "dpo_label_smoothing",
+    "preference.desirable_weight": "kto_desirable_weight",
+    "preference.undesirable_weight": "kto_undesirable_weight",
 }
 DEFAULTS: Mapping[str, object] = {
     "output_dir": "./model-out",
@@ -160,7 +160,7 @@ def _finish(draft: Draft, settings: Mapping[str, Any]) -> None:
         if settings.get(key) not in (None, 1):
             draft.report("approximated", key, "done at the end of each epoch; for more set the steps between")
     if settings.get("rl") is not None:
-        named = {"beta": "orpo_alpha" if settings["rl"] == "orpo" else "rl_beta", **_PREFERENCE}
+        named = {"preference.beta": "orpo_alpha" if settings["rl"] == "orpo" else "rl_beta", **_PREFERENCE}
         parameters = {ours: (theirs, settings.get(theirs)) for ours, theirs in named.items()}
         put_objective(draft, "rl", settings["rl"], parameters)
 

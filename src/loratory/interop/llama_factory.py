@@ -54,6 +54,8 @@ DEFAULTS: Mapping[str, object] = {
     "pref_loss": "sigmoid",
     "pref_beta": 0.1,
     "simpo_gamma": 0.5,
+    "ppo_epochs": 4,
+    "ppo_target": 6.0,
     "do_sample": True,
     "temperature": 0.95,
     "top_p": 0.7,
@@ -62,15 +64,18 @@ DEFAULTS: Mapping[str, object] = {
 }
 
 
-# Parameter of `objective.preference` -> its name there.
-_PREFERENCE = {
-    "beta": "pref_beta",
-    "sft_weight": "pref_ftx",
-    "label_smoothing": "dpo_label_smoothing",
-    "gamma": "simpo_gamma",
-    "desirable_weight": "kto_chosen_weight",
-    "undesirable_weight": "kto_rejected_weight",
-    "reference_model": "ref_model",
+# Parameter below `objective` -> its name there.
+_PARAMETERS = {
+    "preference.beta": "pref_beta",
+    "preference.sft_weight": "pref_ftx",
+    "preference.label_smoothing": "dpo_label_smoothing",
+    "preference.gamma": "simpo_gamma",
+    "preference.desirable_weight": "kto_chosen_weight",
+    "preference.undesirable_weight": "kto_rejected_weight",
+    "preference.reference_model": "ref_model",
+    "ppo.epochs": "ppo_epochs",
+    "ppo.kl_target": "ppo_target",
+    "ppo.whiten_rewards": "ppo_whiten_rewards",
 }
 
 
@@ -158,7 +163,8 @@ FINETUNING_RULES: Table = {
     "adapter_name_or_path": _read_adapters,
     "early_stopping_steps": to("train.early_stopping_patience"),
     **together("stage", "pissa_init", "pissa_iter", "pref_beta", "pref_loss", "simpo_gamma", "dpo_label_smoothing"),
-    **together("kto_chosen_weight", "kto_rejected_weight", "pref_ftx", "ref_model"),
+    **together("kto_chosen_weight", "kto_rejected_weight", "pref_ftx", "ref_model", "reward_model"),
+    **together("ppo_epochs", "ppo_target", "ppo_whiten_rewards"),
     **approximated("weights are bfloat16 and so is the arithmetic; the adapter stays in float32", "pure_bf16"),
     **approximated("a saved adapter always goes with the base that is named", "pissa_convert"),
     **not_honoured("rows come in random order", "disable_shuffling"),
@@ -207,7 +213,11 @@ def _finish_objective(draft: Draft, settings: Mapping[str, Any]) -> None:
         draft.remark("approximated", "stage", "each text is a row of its own; there texts are joined and cut evenly")
     elif stage == "dpo":
         word = settings["pref_loss"]
-    put_objective(draft, "stage", word, {ours: (theirs, settings.get(theirs)) for ours, theirs in _PREFERENCE.items()})
+    parameters = {ours: (theirs, settings.get(theirs)) for ours, theirs in _PARAMETERS.items()}
+    if settings.get("reward_model") is not None:
+        parameters["rollout.reward"] = ("reward_model", "model")
+        parameters["rollout.reward_model"] = ("reward_model", settings["reward_model"])
+    put_objective(draft, "stage", word, parameters)
 
 
 LLAMA_FACTORY = Tool(

@@ -12,6 +12,7 @@ OBJECTIVES: Mapping[str, str] = {
     "reward": "reward",
     "ppo": "ppo",
     "grpo": "grpo",
+    "rloo": "rloo",
     "dpo": "dpo",
     "sigmoid": "dpo",
     "hinge": "dpo",
@@ -23,12 +24,20 @@ OBJECTIVES: Mapping[str, str] = {
 }
 # Words that say which of DPO's losses is meant.
 _LOSSES = ("sigmoid", "hinge", "ipo", "robust")
-# The parameters that an objective obeys, of `objective.preference`.
+# The parameters of `objective` that an objective obeys; a name with a dot at its end stands for all below it.
 _OBEYED: Mapping[str, tuple[str, ...]] = {
-    "dpo": ("beta", "label_smoothing", "sft_weight", "reference_model"),
-    "kto": ("beta", "desirable_weight", "undesirable_weight", "reference_model"),
-    "orpo": ("beta",),
-    "simpo": ("beta", "gamma", "sft_weight"),
+    "dpo": ("preference.beta", "preference.label_smoothing", "preference.sft_weight", "preference.reference_model"),
+    "kto": (
+        "preference.beta",
+        "preference.desirable_weight",
+        "preference.undesirable_weight",
+        "preference.reference_model",
+    ),
+    "orpo": ("preference.beta",),
+    "simpo": ("preference.beta", "preference.gamma", "preference.sft_weight"),
+    "ppo": ("ppo.", "rollout."),
+    "grpo": ("grpo.", "rollout."),
+    "rloo": ("rloo.", "rollout."),
 }
 
 
@@ -39,7 +48,7 @@ def put_objective(draft: Draft, key: str, word: object, parameters: Mapping[str,
         draft: Grows.
         key: The setting that names the objective in the other tool.
         word: What it says.
-        parameters: Name in `objective.preference` -> (their setting, its value).
+        parameters: Name below `objective`, such as `preference.beta` -> (their setting, its value).
     """
     name = OBJECTIVES.get(str(word))
     if name is None:
@@ -52,7 +61,7 @@ def put_objective(draft: Draft, key: str, word: object, parameters: Mapping[str,
     for ours, (theirs, value) in parameters.items():
         if value is None:
             continue
-        if ours in _OBEYED.get(name, ()):
-            draft.put(f"objective.preference.{ours}", value, origin=theirs)
+        if any(ours == known or (known.endswith(".") and ours.startswith(known)) for known in _OBEYED.get(name, ())):
+            draft.put(f"objective.{ours}", value, origin=theirs)
         else:
             draft.report("ignored", theirs, f"objective {name} has no such parameter")

@@ -121,13 +121,21 @@ _REWARD_RULES: Table = {
     "max_length": _read_length,
     **not_honoured(_NO_OBJECTIVE_PARAMETER, "center_rewards_coefficient", "disable_dropout"),
 }
+# Parameter below `objective` -> its name there.
+_GRPO_PARAMETERS = {
+    "grpo.beta": "beta",
+    "grpo.epochs": "num_iterations",
+    "grpo.clip_epsilon": "epsilon",
+    "grpo.clip_epsilon_high": "epsilon_high",
+    "grpo.scale_rewards": "scale_rewards",
+    "rollout.samples_per_prompt": "num_generations",
+    "rollout.max_new_tokens": "max_completion_length",
+    "rollout.temperature": "temperature",
+}
 _GRPO_RULES: Table = {
-    **together("beta", "num_generations", "max_completion_length", "temperature", "epsilon"),
-    **only(("dapo", None), _NO_OBJECTIVE_PARAMETER, "loss_type"),
-    **only(("group", True, None), _NO_OBJECTIVE_PARAMETER, "scale_rewards"),
-    **only((1, None), _NO_OBJECTIVE_PARAMETER, "num_iterations"),
+    **together(*_GRPO_PARAMETERS.values(), "loss_type", "reward_funcs"),
     **not_honoured("answers are sampled by the engine itself", "use_vllm", "vllm_mode"),
-    **not_honoured("rewards are named in the run file", "reward_funcs", "reward_weights"),
+    **not_honoured(_NO_OBJECTIVE_PARAMETER, "reward_weights", "steps_per_generation", "generation_batch_size"),
     **not_honoured(_NO_OBJECTIVE_PARAMETER, "max_prompt_length", "top_p", "top_k", "min_p", "repetition_penalty"),
 }
 # What TRL takes where it departs from the Trainer; `bf16` is on unless switched off.
@@ -162,6 +170,9 @@ _GRPO_DEFAULTS = {
     "max_completion_length": 512,
     "temperature": 1.0,
     "epsilon": 0.2,
+    "num_iterations": 1,
+    "scale_rewards": "group",
+    "loss_type": "dapo",
 }
 
 
@@ -212,7 +223,7 @@ def _finish_sft(draft: Draft, settings: Mapping[str, Any]) -> None:
 
 def _preference(settings: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     names = ("beta", "label_smoothing", "desirable_weight", "undesirable_weight")
-    return {name: (name, settings.get(name)) for name in names}
+    return {f"preference.{name}": (name, settings.get(name)) for name in names}
 
 
 def _finish_dpo(draft: Draft, settings: Mapping[str, Any]) -> None:
@@ -234,7 +245,12 @@ def _finish_reward(draft: Draft, settings: Mapping[str, Any]) -> None:
 
 def _finish_grpo(draft: Draft, settings: Mapping[str, Any]) -> None:
     finish_common(draft, settings)
-    put_objective(draft, "(command) grpo", "grpo", {})
+    word = str(settings["scale_rewards"]).casefold()
+    settings = {**settings, "scale_rewards": {"true": "group", "false": "none"}.get(word, word)}
+    loss = {"bnpo": "dapo"}.get(str(settings["loss_type"]), settings["loss_type"])
+    parameters = {ours: (theirs, settings.get(theirs)) for ours, theirs in _GRPO_PARAMETERS.items()}
+    put_objective(draft, "(command) grpo", "grpo", {**parameters, "grpo.loss": ("loss_type", loss)})
+    draft.remark("not honoured", "reward_funcs", "code is not imported; objective.rollout says what an answer earns")
 
 
 _SHARED: Table = {**TRAINER_RULES, **MODEL_RULES, **SCRIPT_RULES}
