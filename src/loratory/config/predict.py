@@ -14,3 +14,9 @@ class PredictConfig(Section):
     temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the sampling distribution.")
     top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0 keeps all.")
+    labels: str = Field(
+        "none",
+        min_length=1,
+        description="'none' generates; a file of labels, or 'auto' for the training rows' answers if they are a small "
+        "closed set, chooses the likeliest label instead.",
+    )

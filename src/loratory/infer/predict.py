@@ -1,7 +1,7 @@
 """Predicted answers of a data set: prompt, label and prediction per row, and their file."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,12 +26,14 @@ class Prediction:
     Attributes:
         prompt: The generation prompt as text, template and special tokens included.
         label: The expected answer; empty when the row has none.
-        predict: The generated answer without special tokens.
+        predict: The answer without special tokens: generated, or chosen from a closed set.
+        label_logprobs: Log-probability of each label of that set in nats, when it was asked for.
     """
 
     prompt: str
     label: str
     predict: str
+    label_logprobs: Mapping[str, float] | None = None
 
 
 def predict_records(
@@ -89,7 +91,8 @@ def predict_records(
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write predictions as JSON lines, UTF-8; the file appears whole or not at all."""
-    lines = [json.dumps(asdict(prediction), ensure_ascii=False) + "\n" for prediction in predictions]
+    rows = ({name: value for name, value in asdict(row).items() if value is not None} for row in predictions)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(lines))
 

@@ -21,6 +21,7 @@ from loratory.data.templates import BoundTemplate, bind_template
 from loratory.errors import AdapterError, IntegrityError
 from loratory.infer.fusion import FusedAdapter, fusion_obstacle
 from loratory.infer.generate import generate
+from loratory.infer.label_prediction import predict_labels
 from loratory.infer.predict import Prediction, predict_records
 from loratory.infer.sampling import Sampling
 from loratory.model import LoadedModel, load_model
@@ -99,6 +100,27 @@ class Session:
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             sampling=sampling,
+            on_progress=on_progress,
+        )
+
+    def predict_labels(
+        self,
+        records: Sequence[Record],
+        labels: Sequence[str],
+        *,
+        batch_size: int = 16,
+        with_logprobs: bool = False,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Prediction]:
+        """`loratory.infer.label_prediction.predict_labels` with this model, tokenizer and template."""
+        return predict_labels(
+            self.model,
+            self.tokenizer,
+            self.template,
+            records,
+            labels,
+            batch_size=batch_size,
+            with_logprobs=with_logprobs,
             on_progress=on_progress,
         )
 
