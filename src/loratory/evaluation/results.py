@@ -170,7 +170,7 @@ _FORM = TypeAdapter(Results)
 
 def results_schema() -> dict[str, Any]:
     """JSON schema of the file."""
-    return {"title": "evaluation_results.json of loratory", **_FORM.json_schema()}
+    return {**_FORM.json_schema(), "title": "evaluation_results.json of loratory"}
 
 
 def write_results(path: Path, results: Results) -> None:
