@@ -204,5 +204,5 @@ def test_offline_without_files_names_every_task_and_what_to_do(
 def test_too_few_rows_for_examples(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, data_dir: Path
 ) -> None:
-    with pytest.raises(DataError, match="piqa: 9 examples were asked for, .* has only 9 rows"):
+    with pytest.raises(DataError, match=r"piqa: 9 examples were asked for, .* has only 9 rows"):
         zero_shot_scores(tiny_llama, tiny_tokenizer, tasks=["piqa"], data_dir=data_dir, num_fewshot=9)
