@@ -42,7 +42,7 @@ def predict(
     from loratory.infer.predict import write_predictions
 
     records = _read_rows(source, config, limit=limit, require_answer=False)
-    chosen = _labels(labels or config.predict.labels, config)
+    chosen = chosen_labels(labels or config.predict.labels, config)
     session = open_run_session(
         directory, config, base=base, force_template=force_template, trust_remote_code=trust_remote_code
     )
@@ -91,7 +91,7 @@ def _read_rows(
     return reading.records
 
 
-def _labels(choice: str, config: "RunConfig") -> tuple[str, ...] | None:
+def chosen_labels(choice: str, config: "RunConfig") -> tuple[str, ...] | None:
     """The closed set to choose from, or None to generate."""
     if choice == "none":
         return None
@@ -149,9 +149,9 @@ def _score(folder: Path, *, has_answers: bool, config: "RunConfig") -> None:
         return
     from loratory.evaluation.predictions import score_file, write_scores
 
-    scores = score_file(folder / "generated_predictions.jsonl", long_answer_chars=config.evaluation.long_answer_chars)
-    write_scores(folder / "text_metrics.json", scores)
-    print_scores(scores)
+    found = score_file(folder / "generated_predictions.jsonl", long_answer_chars=config.evaluation.long_answer_chars)
+    write_scores(folder / "text_metrics.json", found.scores)
+    print_scores(found.scores)
 
 
 def _lines_of_user() -> Iterator[str]:

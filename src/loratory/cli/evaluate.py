@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loratory.cli.answers import chosen_labels
 from loratory.cli.arguments import ForceTemplate, Overrides, TrustRemoteCode
 from loratory.cli.console import say
 from loratory.cli.evaluation_table import print_results
@@ -134,6 +135,7 @@ def evaluate_path(
             seed=config.train.seed,
             predictions=file.parent / PREDICTIONS_NAME,
             progress=progress,
+            labels=None if rows is None or "text" not in parts else chosen_labels(config.predict.labels, config),
         )  # fmt: skip
         opened = open_subject(
             replace(source, contract=None) if force_template else source, trust_remote_code=trust_remote_code

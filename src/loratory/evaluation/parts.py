@@ -1,12 +1,13 @@
 """The parts of an evaluation: ppl, zero_shot, text, speed, memory. Each fills its log item by item."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loratory.config import EvaluationConfig, PredictConfig
 from loratory.data.reader import ReadResult, fingerprint, read_records
+from loratory.data.records import Record
 from loratory.errors import DataError
 from loratory.evaluation.corpus import read_corpus
 from loratory.evaluation.measure import Measure
@@ -19,8 +20,9 @@ from loratory.evaluation.subject import Subject
 from loratory.evaluation.text import Score, score_texts
 from loratory.evaluation.windows import Windowing, opening_token
 from loratory.infer.generate import context_length
-from loratory.infer.predict import write_predictions
+from loratory.infer.predict import Prediction, write_predictions
 from loratory.infer.sampling import Sampling
+from loratory.infer.session import Session
 from loratory.tree.scorer import Scorer
 from loratory.tree.scorers import make_scorer
 
@@ -54,6 +56,7 @@ class Task:
         rows: Rows for the text metrics and the perplexity of answers, or None.
         seed: Seed of sampling, few-shot examples and bootstraps.
         predictions: Where the answers to `rows` are written.
+        labels: Closed set of answers to choose from instead of generating, or None.
         progress: Called with a label, what is done and how much there is.
     """
 
@@ -63,6 +66,7 @@ class Task:
     seed: int
     predictions: Path
     progress: Progress
+    labels: Sequence[str] | None = None
 
 
 def measure_ppl(subject: Subject, task: Task, log: PartLog) -> None:
@@ -122,15 +126,7 @@ def measure_text(subject: Subject, task: Task, log: PartLog) -> None:
     with log.item(on):
         reading, data = _read_rows(task.rows, limit=task.evaluation.limit)
         session = subject.session()
-        section = task.predict
-        sampling = Sampling(section.temperature, section.top_p, section.top_k, task.seed) if section.do_sample else None
-        predictions = session.predict(
-            reading.records,
-            max_new_tokens=section.max_new_tokens,
-            batch_size=section.batch_size,
-            sampling=sampling,
-            on_progress=lambda done: task.progress(f"answers {on}", done, len(reading.records)),
-        )
+        predictions = _answers(session, task, reading.records, on)
         write_predictions(task.predictions, predictions)
         scores = score_texts(
             [row.predict for row in predictions],
@@ -138,7 +134,8 @@ def measure_text(subject: Subject, task: Task, log: PartLog) -> None:
             long_answer_chars=task.evaluation.long_answer_chars,
             seed=task.seed,
         )
-        log.note = f"answers under template '{session.template.name}': {task.predictions.name}"
+        how = "generated" if task.labels is None else f"chosen among {len(task.labels)} labels"
+        log.note = f"answers {how} under template '{session.template.name}': {task.predictions.name}"
         log.add([_percent(name, on, score) for name, score in scores.items()], data)
 
 
@@ -178,6 +175,21 @@ PARTS: Mapping[str, Callable[[Subject, Task, PartLog], None]] = {
     "zero_shot": measure_zero_shot,
     "text": measure_text,
 }
+
+
+def _answers(session: Session, task: Task, records: Sequence[Record], on: str) -> list[Prediction]:
+    section = task.predict
+    show = _steps(task, f"answers {on}", len(records))
+    if task.labels is not None:
+        return session.predict_labels(records, task.labels, batch_size=section.batch_size, on_progress=show)
+    sampling = Sampling(section.temperature, section.top_p, section.top_k, task.seed) if section.do_sample else None
+    return session.predict(
+        records,
+        max_new_tokens=section.max_new_tokens,
+        batch_size=section.batch_size,
+        sampling=sampling,
+        on_progress=show,
+    )
 
 
 def _steps(task: Task, label: str, total: int) -> Callable[[int], None]:
