@@ -25,6 +25,12 @@ class GrpoConfig(Section):
     )
     beta: float = Field(0.0, ge=0, description="Weight of the KL to the starting policy in the loss; 0: no reference.")
 
+    unbiased_kl: bool = Field(
+        True,
+        description="Weigh the KL by the probability ratio, which makes its gradient that of the reverse KL "
+        "(DeepSeek-V3.2); false: as in the first GRPO.",
+    )
+
     @model_validator(mode="after")
     def _high_is_not_lower(self) -> Self:
         if self.clip_epsilon_high is not None and self.clip_epsilon_high < self.clip_epsilon:

@@ -94,6 +94,7 @@ class GrpoObjective(GroupObjective):
         clip_low: How far a ratio may fall below 1.
         clip_high: How far it may rise above 1; None: as `clip_low`.
         beta: Weight of the KL.
+        unbiased_kl: Weigh each token's KL by its probability ratio.
     """
 
     name = "grpo"
@@ -108,12 +109,14 @@ class GrpoObjective(GroupObjective):
         clip_low: float = 0.2,
         clip_high: float | None = None,
         beta: float = 0.0,
+        unbiased_kl: bool = True,
     ) -> None:
         super().__init__(rollout, plan, needs_reference_scores=beta > 0)
         self._average = average
         self._scale = scale
         self._clip_low, self._clip_high = clip_low, clip_high
         self._beta = beta
+        self._unbiased_kl = unbiased_kl
 
     def settle(self, rows: Sequence[Row]) -> Experience:
         """Advantages; groups whose rewards are equal teach nothing and are counted."""
@@ -132,7 +135,8 @@ class GrpoObjective(GroupObjective):
         loss_M = policy.loss
         if self._beta > 0:
             reference_M = fact(batch, REFERENCE_NATS, nats_M)
-            loss_M = loss_M + self._beta * estimate_kl(nats_M, reference_M, estimator="k3")
+            kl_M = estimate_kl(nats_M, reference_M, estimator="k3")
+            loss_M = loss_M + self._beta * (kl_M * log_ratio_M.exp() if self._unbiased_kl else kl_M)
         if self._average == "grpo":
             loss_M = loss_M / lengths.repeat_interleave(lengths)
         return LossSum(loss_M.sum(), sum(row.count for row in batch.rows), _policy_metrics(policy, nats_M))

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from loratory.objective.sampled import Policy
+
 # A number as answers write it: thousands commas, decimals, a sign; not the dot that ends a sentence.
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*)?(?:\.\d+|\d)(?!\d)")
 _MARKED = re.compile(r"####\s*(.+)")
@@ -23,11 +25,13 @@ class AnsweredPrompt:
         prompt: Text of the conversation before the answer, turns separated by newlines.
         answer: The policy's answer without special tokens.
         label: The row's own answer; empty when it has none.
+        token_ids: Prompt and answer as the policy read and wrote them, its stop token included.
     """
 
     prompt: str
     answer: str
     label: str
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,10 @@ class Judge(Protocol):
     @property
     def needs_label(self) -> bool: ...
 
+    def check(self, policy: Policy) -> None:
+        """Refuse a policy whose answers cannot be judged."""
+        ...
+
     def __call__(self, answered: Sequence[AnsweredPrompt]) -> list[Verdict]:
         """A reward or a reason for each, in order."""
         ...
@@ -73,6 +81,9 @@ class FunctionJudge:
     def __init__(self, function: RewardFunction) -> None:
         self._function = function
 
+    def check(self, policy: Policy) -> None:
+        """Any policy will do."""
+
     def __call__(self, answered: Sequence[AnsweredPrompt]) -> list[Verdict]:
         """A reward or a reason for each."""
         return [self._verdict(each) for each in answered]
@@ -91,6 +102,9 @@ class VerifiableJudge:
     def __init__(self, rule: Callable[[str, str], float], *, needs_label: bool) -> None:
         self._rule = rule
         self.needs_label = needs_label
+
+    def check(self, policy: Policy) -> None:
+        """Any policy will do."""
 
     def __call__(self, answered: Sequence[AnsweredPrompt]) -> list[Verdict]:
         """1.0 or 0.0 for each."""

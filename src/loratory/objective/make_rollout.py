@@ -1,7 +1,10 @@
 """From the sections rollout, ppo, grpo and rloo to an objective that learns from rewards."""
 
+from pathlib import Path
+
 from loratory.config import GrpoConfig, ObjectiveConfig, PpoConfig, RlooConfig, RolloutConfig
 from loratory.errors import ConfigError
+from loratory.infer.reward_model import load_reward_model
 from loratory.objective.group_objective import GrpoObjective, RlooObjective
 from loratory.objective.judge import (
     FunctionJudge,
@@ -13,6 +16,7 @@ from loratory.objective.judge import (
     pattern_rule,
 )
 from loratory.objective.kl import KlController
+from loratory.objective.model_judge import ModelJudge
 from loratory.objective.ppo import PpoObjective, PpoSettings
 from loratory.objective.rollout import Rollout, RolloutSettings
 from loratory.objective.rollout_objective import RolloutObjective, UpdatePlan, num_mini_batches
@@ -72,7 +76,8 @@ def make_judge(section: RolloutConfig, reward_function: RewardFunction | None) -
             needs_label = "(?P<answer>" in section.reward_pattern
             return VerifiableJudge(pattern_rule(section.reward_pattern), needs_label=needs_label)
         case "model":
-            raise ConfigError("objective.rollout.reward: 'model' is not there yet")
+            assert section.reward_model is not None
+            return ModelJudge(load_reward_model(Path(section.reward_model)))
         case None:
             raise ConfigError(
                 "objective.rollout.reward: there is no reward to learn from. Choose exact_match, numeric, regex or "
@@ -129,6 +134,7 @@ def _grpo(section: GrpoConfig, rollout: Rollout, plan: UpdatePlan) -> GrpoObject
         clip_low=section.clip_epsilon,
         clip_high=section.clip_epsilon_high,
         beta=section.beta,
+        unbiased_kl=section.unbiased_kl,
     )
 
 

@@ -15,7 +15,7 @@ from loratory.data.sequence import TokenSequence
 from loratory.errors import DataError
 from loratory.infer.decoding import decode
 from loratory.infer.fusion import FusedAdapter, fusion_obstacle
-from loratory.infer.generate import context_length, generate_answers
+from loratory.infer.generate import GeneratedAnswer, context_length, generate_answers
 from loratory.infer.sampling import Sampling
 from loratory.objective.judge import AnsweredPrompt, Judge, Unjudged
 from loratory.objective.row import Row
@@ -106,7 +106,9 @@ class Rollout:
 
         Raises:
             DataError: Says how many, names the longest and the first.
+            ModelError: The reward model reads other tokens than the policy writes.
         """
+        self.judge.check(policy)
         unlabelled = [row.origin for row in prompts if self.judge.needs_label and not row.texts.get(LABEL)]
         if unlabelled:
             raise DataError(
@@ -151,20 +153,22 @@ class Rollout:
                 names=[row.origin for row, _ in repeated],
             )
         texts = [decode(policy.tokenizer, answer.token_ids) for answer in generated]
+        sequences = [_answered(row.sequences[0], one) for (row, _), one in zip(repeated, generated, strict=True)]
         verdicts = self.judge(
             [
-                AnsweredPrompt(row.texts.get(PROMPT, ""), text, row.texts.get(LABEL, ""))
-                for (row, _), text in zip(repeated, texts, strict=True)
+                AnsweredPrompt(
+                    row.texts.get(PROMPT, ""), text, row.texts.get(LABEL, ""), tuple(sequence.token_ids.tolist())
+                )
+                for (row, _), text, sequence in zip(repeated, texts, sequences, strict=True)
             ]
         )
         answers = []
-        for (row, number), one, text, verdict in zip(repeated, generated, texts, verdicts, strict=True):
-            end = [] if one.stop_token_id is None else [one.stop_token_id]
-            sequence = _answered(row.sequences[0], [*one.token_ids, *end])
+        for index, ((row, number), verdict) in enumerate(zip(repeated, verdicts, strict=True)):
+            is_stopped = generated[index].stop_token_id is not None
             reward = 0.0 if isinstance(verdict, Unjudged) else verdict
-            reward -= self.settings.length_penalty * (len(one.token_ids) + len(end))
-            reward -= 0.0 if end else self.settings.missing_eos_penalty
-            answers.append(Answer(row, number, sequence, text, bool(end), verdict, reward))
+            reward -= self.settings.length_penalty * (len(sequences[index]) - len(row.sequences[0]))
+            reward -= 0.0 if is_stopped else self.settings.missing_eos_penalty
+            answers.append(Answer(row, number, sequences[index], texts[index], is_stopped, verdict, reward))
         return [answers[start : start + num_samples] for start in range(0, len(answers), num_samples)]
 
 
@@ -194,7 +198,10 @@ def answer_metrics(answers: Sequence[Answer]) -> dict[str, tuple[float, float]]:
     }
 
 
-def _answered(prompt: TokenSequence, answer: Sequence[int]) -> TokenSequence:
+def _answered(prompt: TokenSequence, generated: GeneratedAnswer) -> TokenSequence:
+    """Prompt and answer; the token that ended it is the answer's last, for that was drawn too."""
+    end = [] if generated.stop_token_id is None else [generated.stop_token_id]
+    answer = [*generated.token_ids, *end]
     weights = np.zeros(len(prompt) + len(answer), dtype=np.float32)
     weights[len(prompt) :] = 1.0
     token_ids = np.concatenate([prompt.token_ids, np.asarray(answer, dtype=np.int64)])
