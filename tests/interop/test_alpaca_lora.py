@@ -128,6 +128,38 @@ def test_the_batch_is_what_the_script_makes_of_it(
     assert ("batch_size" in reader.said(run)["approximated"]) == (expected not in {batch, batch * processes})
 
 
+def test_the_recovery_script_field_by_field(reader: Any) -> None:
+    from loratory.config.foreign_file import read_foreign_run
+
+    command = (
+        "torchrun --nproc_per_node=4 finetune_lora.py --pruned_model results/HGSP_2000/pruned_model.bin --lora_r 16"
+    )
+    run = read_foreign_run([], command=command)
+    assert reader.departures(run.config) == {
+        "model.model_name_or_path": "results/HGSP_2000/pruned_model.bin",
+        "data.train": "yahma/alpaca-cleaned",
+        "data.val_size": 2000,
+        "data.template": "alpaca",
+        "data.cutoff_len": 256,
+        "data.truncation": "truncate",
+        "adapter.rank": 16,
+        "adapter.alpha": 16.0,
+        "adapter.dropout": 0.05,
+        "adapter.targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "up_proj"],
+        "train.num_epochs": 2.0,
+        "train.batch_size": 64,
+        "train.micro_batch_size": 4,
+        "train.learning_rate": 0.0001,
+        "train.schedule": "linear",
+        "train.warmup_ratio": 0.06,
+        "train.eval_steps": 100,
+        "train.save_steps": 200,
+        "train.save_total_limit": 20,
+        "run.name": "HGSP_2000_finetuned",
+        "run.output_dir": "results",
+    }
+
+
 @pytest.mark.parametrize("tool", [ALPACA_LORA, LLM_PRUNER])
 def test_every_default_has_a_rule(tool: Any) -> None:
     assert set(tool.defaults) <= set(tool.rules)

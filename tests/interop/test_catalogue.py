@@ -46,6 +46,7 @@ def test_settings_of_nobody() -> None:
     [
         ("finetune.py", [], "alpaca-lora"),
         ("post_training.py", [], "llm-pruner"),
+        ("finetune_lora.py", [], "finetune-lora"),
         ("llamafactory-cli", ["train"], "llamafactory"),
         ("axolotl.cli.train", [], "axolotl"),
         ("trl", ["dpo"], "trl-dpo"),

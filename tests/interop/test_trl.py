@@ -80,6 +80,7 @@ def test_dpo_field_by_field(reader: Any) -> None:
         ("trl-grpo", "--max_completion_length 99", "objective.rollout.max_new_tokens", 99),
         ("trl-grpo", "--epsilon_high 0.28", "objective.grpo.clip_epsilon_high", 0.28),
         ("trl-grpo", "--scale_rewards false", "objective.grpo.scale_rewards", "none"),
+        ("trl-reward", "--center_rewards_coefficient 0.01", "objective.reward.center_coefficient", 0.01),
         ("trl-sft", "", "train.gradient_checkpointing", True),
         ("trl-sft", "", "adapter.method", "full"),
         ("trl-sft", "", "data.cutoff_len", 1024),

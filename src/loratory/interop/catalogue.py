@@ -10,6 +10,7 @@ from loratory.interop.draft import Tool
 from loratory.interop.llama_factory import LLAMA_FACTORY
 from loratory.interop.peft_adapter import PEFT_ADAPTER
 from loratory.interop.peft_sft import PEFT_SFT
+from loratory.interop.recovery_command import FINETUNE_LORA
 from loratory.interop.trl import TRL_DPO, TRL_GRPO, TRL_KTO, TRL_REWARD, TRL_SFT
 
 _ALL = (
@@ -17,6 +18,7 @@ _ALL = (
     LLAMA_FACTORY,
     ALPACA_LORA,
     LLM_PRUNER,
+    FINETUNE_LORA,
     PEFT_SFT,
     AXOLOTL,
     TRL_SFT,

@@ -38,6 +38,7 @@ _OBEYED: Mapping[str, tuple[str, ...]] = {
     "ppo": ("ppo.", "rollout."),
     "grpo": ("grpo.", "rollout."),
     "rloo": ("rloo.", "rollout."),
+    "reward": ("reward.",),
 }
 
 

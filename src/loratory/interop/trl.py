@@ -21,6 +21,7 @@ from loratory.interop.rules import (
 )
 from loratory.interop.trainer_settings import TRAINER_DEFAULTS, TRAINER_RULES, finish_trainer
 
+_CENTER = "center_rewards_coefficient"
 _KERNEL = "the fastest exact kernel is chosen by the engine"
 _NO_OBJECTIVE_PARAMETER = "this parameter of the objective is not read"
 
@@ -119,7 +120,8 @@ _PREFERENCE_RULES: Table = {
 }
 _REWARD_RULES: Table = {
     "max_length": _read_length,
-    **not_honoured(_NO_OBJECTIVE_PARAMETER, "center_rewards_coefficient", "disable_dropout"),
+    **together(_CENTER),
+    **not_honoured(_NO_OBJECTIVE_PARAMETER, "disable_dropout"),
 }
 # Parameter below `objective` -> its name there.
 _GRPO_PARAMETERS = {
@@ -240,7 +242,8 @@ def _finish_kto(draft: Draft, settings: Mapping[str, Any]) -> None:
 
 def _finish_reward(draft: Draft, settings: Mapping[str, Any]) -> None:
     finish_common(draft, settings)
-    put_objective(draft, "(command) reward", "reward", {})
+    parameters = {"reward.center_coefficient": (_CENTER, settings.get(_CENTER))}
+    put_objective(draft, "(command) reward", "reward", parameters)
 
 
 def _finish_grpo(draft: Draft, settings: Mapping[str, Any]) -> None:
