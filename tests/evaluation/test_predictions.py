@@ -13,7 +13,7 @@ from loratory.infer.predict import Prediction, write_predictions
 def test_score_file_and_write_scores(tmp_path: Path) -> None:
     rows = [Prediction("p", "activate_98|intro_111", "activate_98|intro_111 "), Prediction("p", "cancel", "keep")]
     write_predictions(tmp_path / "generated_predictions.jsonl", rows)
-    scores = score_file(tmp_path / "generated_predictions.jsonl")
+    scores = score_file(tmp_path / "generated_predictions.jsonl").scores
     assert scores["exact_match"].value == 50.0
     assert scores["exact_match_long"].n == 1
     write_scores(tmp_path / "scores.json", scores)

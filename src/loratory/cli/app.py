@@ -15,6 +15,7 @@ from loratory.cli.failure import failures_as_exit_codes
 from loratory.cli.importing import import_run
 from loratory.cli.model import load, save, show
 from loratory.cli.prune import prune
+from loratory.cli.score import score
 from loratory.cli.sft import CONTEXT as SFT_CONTEXT
 from loratory.cli.sft import sft
 from loratory.cli.training import show_config, show_schema, train
@@ -42,7 +43,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for verb in (train, prune, predict, evaluate, chat, demo):
+    for verb in (train, prune, predict, score, evaluate, chat, demo):
         app.command()(verb)
     app.command("import")(import_run)
     app.command("sft", context_settings=SFT_CONTEXT)(sft)

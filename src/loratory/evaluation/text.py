@@ -1,7 +1,7 @@
 """Text metrics of predicted answers: one number with its error bar, row count and definition each.
 
-Values are percent. A row's value is computed alone and the score is the plain mean over rows, so that paired
-comparisons and intervals need nothing but the rows.
+Values are percent. Metrics are made of statistics of single rows, so that intervals and paired comparisons need
+nothing but the rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,20 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loratory.errors import ConfigError, DataError, suggest
-from loratory.evaluation.bootstrap import bootstrap_interval
-from loratory.evaluation.similarity import SimilarityScorer
+from loratory.errors import ConfigError, DataError
+from loratory.evaluation.answer_metrics.family import Definition, Statistics
+from loratory.evaluation.answer_metrics.match import is_exact_match
+from loratory.evaluation.answer_metrics.registry import families, fitting_metrics, resolve_metrics
+from loratory.evaluation.bootstrap import bootstrap_statistic
+
+__all__ = ["TEXT_METRICS", "Score", "is_exact_match", "score_rows", "score_texts", "scores_to_json"]
 
 TEXT_METRICS = ("exact_match", "exact_match_long", "bleu-4", "rouge-1", "rouge-2", "rouge-l")
-_SIMILARITY_METRICS = TEXT_METRICS[2:]
-_DEFINITIONS = {
-    "exact_match": "percent of rows whose prediction equals the label after outer whitespace is stripped from both",
-    "exact_match_long": "exact_match over rows whose stripped label is longer than {long_answer_chars} characters",
-    "bleu-4": "character-level BLEU-4 (nltk sentence_bleu, one reference, smoothing method3), percent, mean over rows",
-    "rouge-1": "F1 of distinct jieba words (rouge_chinese), percent, mean over rows",
-    "rouge-2": "F1 of distinct jieba word pairs (rouge_chinese), percent, mean over rows",
-    "rouge-l": "F1 by longest common subsequence of jieba words (rouge_chinese), percent, mean over rows",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +27,12 @@ class Score:
     """A metric's value over a set of rows.
 
     Attributes:
-        value: Mean over the rows, percent.
+        value: Over the rows, percent.
         n: Rows that went into it.
         low: Lower end of the 95 % bootstrap interval.
         high: Upper end of the 95 % bootstrap interval.
         definition: What was measured, in words.
+        id: Name with what defines the number, such as `bleu-4@nltk-char-method3`; equal ids are comparable.
     """
 
     value: float
@@ -44,11 +40,7 @@ class Score:
     low: float
     high: float
     definition: str
-
-
-def is_exact_match(prediction: str, label: str) -> bool:
-    """Whether the texts are equal after stripping outer whitespace."""
-    return prediction.strip() == label.strip()
+    id: str
 
 
 def score_rows(
@@ -56,38 +48,18 @@ def score_rows(
     labels: Sequence[str],
     *,
     long_answer_chars: int = 10,
-    metrics: Sequence[str] = TEXT_METRICS,
+    metrics: Sequence[str] | None = TEXT_METRICS,
+    class_by: str | None = None,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Each metric's value per row, percent, [N]; rows that a metric leaves out are NaN.
 
-    Raises:
-        DataError: When there are no rows, or the numbers of predictions and labels differ.
-        ConfigError: When a metric's name is unknown.
-        MissingExtraError: When BLEU or ROUGE is asked for and its libraries are not installed.
+    Arguments and errors are those of `score_texts`; metrics that are no mean of rows (`bleu`, `macro_f1`) are refused.
     """
-    if len(predictions) != len(labels):
-        raise DataError(f"{len(predictions)} predictions but {len(labels)} labels; each row needs one of both")
-    if not labels:
-        raise DataError("there are no predictions to score; at least one row is needed")
-    faults = [
-        f"metrics: unknown metric '{name}'; known: {', '.join(TEXT_METRICS)}.{suggest(name, TEXT_METRICS)}"
-        for name in metrics
-        if name not in TEXT_METRICS
-    ]
-    if faults:
-        raise ConfigError(faults)
-    rows: dict[str, npt.NDArray[np.float64]] = {}
-    exact = np.array([100.0 * is_exact_match(p, t) for p, t in zip(predictions, labels, strict=True)])
-    is_long = np.array([len(label.strip()) > long_answer_chars for label in labels])
-    rows["exact_match"] = exact
-    rows["exact_match_long"] = np.where(is_long, exact, np.nan)
-    if any(name in _SIMILARITY_METRICS for name in metrics):
-        scorer = SimilarityScorer()
-        similarities = [scorer.score(p, t) for p, t in zip(predictions, labels, strict=True)]
-        for name in _SIMILARITY_METRICS:
-            field = name.replace("-", "_")
-            rows[name] = np.array([getattr(similarity, field) for similarity in similarities])
-    return {name: rows[name] for name in metrics}
+    measured = _measure(predictions, labels, long_answer_chars, metrics, class_by)
+    corpus = [name for name, (_, found) in measured.items() if found.values_NK.shape[1] != 1]
+    if corpus:
+        raise ConfigError(f"metrics: {', '.join(corpus)} belong to the whole set of rows and have no value per row")
+    return {name: found.values_NK[:, 0] for name, (_, found) in measured.items()}
 
 
 def score_texts(
@@ -95,7 +67,8 @@ def score_texts(
     labels: Sequence[str],
     *,
     long_answer_chars: int = 10,
-    metrics: Sequence[str] = TEXT_METRICS,
+    metrics: Sequence[str] | None = TEXT_METRICS,
+    class_by: str | None = None,
     seed: int = 0,
 ) -> dict[str, Score]:
     """Score predicted answers against their labels.
@@ -104,7 +77,8 @@ def score_texts(
         predictions: Predicted answers, as generated.
         labels: Expected answers, in the same order.
         long_answer_chars: A label is long above this many characters (`exact_match_long`).
-        metrics: Names out of `TEXT_METRICS`.
+        metrics: Names or ids; None takes those that fit the labels.
+        class_by: What makes a class of an answer (`class_accuracy`, `macro_f1`); None decides by the labels.
         seed: Seed of the bootstrap.
 
     Returns:
@@ -113,18 +87,40 @@ def score_texts(
     Raises:
         DataError: When there are no rows, or the numbers of predictions and labels differ.
         ConfigError: When a metric's name is unknown.
-        MissingExtraError: When BLEU or ROUGE is asked for and its libraries are not installed.
+        MissingExtraError: When a metric's library is not installed.
     """
-    rows = score_rows(predictions, labels, long_answer_chars=long_answer_chars, metrics=metrics)
     scores: dict[str, Score] = {}
-    for name, row_values in rows.items():
-        values = row_values[~np.isnan(row_values)]
-        if len(values) == 0:
+    for name, (definition, found) in _measure(predictions, labels, long_answer_chars, metrics, class_by).items():
+        values_NK = found.values_NK[~np.isnan(found.values_NK).any(axis=1)]
+        if len(values_NK) == 0:
             continue
-        low, high = bootstrap_interval(values, seed=seed)
-        definition = _DEFINITIONS[name].format(long_answer_chars=long_answer_chars)
-        scores[name] = Score(value=float(values.mean()), n=len(values), low=low, high=high, definition=definition)
+        value = float(found.combine(values_NK.sum(axis=0, keepdims=True), np.array([float(len(values_NK))]))[0])
+        low, high = bootstrap_statistic(values_NK, found.combine, seed=seed)
+        scores[name] = Score(value, len(values_NK), low, high, definition.words, definition.id)
     return scores
+
+
+def _measure(
+    predictions: Sequence[str],
+    labels: Sequence[str],
+    long_answer_chars: int,
+    metrics: Sequence[str] | None,
+    class_by: str | None,
+) -> dict[str, tuple[Definition, Statistics]]:
+    if len(predictions) != len(labels):
+        raise DataError(f"{len(predictions)} predictions but {len(labels)} labels; each row needs one of both")
+    if not labels:
+        raise DataError("there are no predictions to score; at least one row is needed")
+    found = families(labels, long_answer_chars=long_answer_chars, class_by=class_by)
+    names = fitting_metrics(found, labels) if metrics is None else resolve_metrics(metrics, found)
+    measured: dict[str, tuple[Definition, Statistics]] = {}
+    for family in found:
+        definitions = {each.name: each for each in family.definitions}
+        wanted = [name for name in names if name in definitions]
+        if wanted:
+            for name, statistics in family.measure(predictions, labels, wanted).items():
+                measured[name] = (definitions[name], statistics)
+    return {name: measured[name] for name in names}
 
 
 def scores_to_json(scores: Mapping[str, Score]) -> dict[str, Any]:

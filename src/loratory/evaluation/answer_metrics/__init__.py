@@ -1,0 +1,1 @@
+"""Metrics of predicted answers, one module for each family; `registry` knows them all."""
