@@ -22,9 +22,9 @@ def test_choices_of_a_document_share_its_context() -> None:
 
 
 def test_a_batch_ends_between_documents() -> None:
-    documents = rows(*([d] * 10 + [choice] for d in (1, 2, 3) for choice in (1, 2, 3)))
-    # 13 tokens a document; the budget holds two documents and the context of the third.
-    assert list(token_batches(documents, 38, shares=True)) == [[0, 1, 2, 3, 4, 5], [6, 7, 8]]
+    documents = rows(*([d] * 10 + [choice] for d in range(1, 6) for choice in (1, 2, 3)))
+    # 13 tokens a document; the budget holds four documents, and the context and two choices of the fifth.
+    assert list(token_batches(documents, 64, shares=True)) == [list(range(12)), [12, 13, 14]]
 
 
 def test_padding_counts_where_nothing_is_shared() -> None:

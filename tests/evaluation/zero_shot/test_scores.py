@@ -142,11 +142,11 @@ def test_adapter_changes_scores_and_logs_stay_quiet(
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
     model = peft.get_peft_model(tiny_llama, config)
     (result,) = zero_shot_scores(model, tiny_tokenizer, tasks=["openbookqa"], data_dir=data_dir)
+    assert capsys.readouterr().err == ""
     expected = reference_scores(model, tiny_tokenizer, "openbookqa", data_dir, num_fewshot=0, limit=None)
     assert result.scores["acc_norm"].value == pytest.approx(100 * expected["acc_norm,none"])
     assert result.scores["acc"].n == 9
     assert logging.getLogger("lm_eval").level == level
-    assert capsys.readouterr().err == ""
     assert not [record for record in caplog.records if record.name.startswith("lm_eval.api")]
 
 
@@ -155,7 +155,11 @@ def test_a_document_is_never_its_own_example(data_dir: Path) -> None:
     assert loaded.source.fewshot_split == loaded.source.split == "validation"
     loaded.task.build_all_requests()
     for instance in loaded.task.instances:
-        assert instance.args[0].count(instance.doc["query"]) == 1
+        own = f"{instance.doc['query']} {instance.doc['choices'][instance.doc['label']]}"
+        *examples, document = instance.args[0].split("\n\n")
+        assert document == instance.doc["query"]
+        assert len(examples) == 8
+        assert own not in examples
 
 
 def test_raw_hellaswag_rows_are_processed_by_lm_eval(tmp_path: Path) -> None:
