@@ -20,8 +20,8 @@ from loratory.demo.base_model import ensure_base_model
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ROW_CHARS = 1000
-ZERO_SHOT_LIMIT = 100
-WINDOWS = {128: 120, 1024: 15}
+ZERO_SHOT_LIMIT = 50
+WINDOWS = {128: 80, 1024: 10}
 STAGES = ("base", "pruned", "recovered on text", "recovered on instructions")
 ARMS = {
     "recovered on text": ("data.format=text",),
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=Path("outputs/pruned"))
-    parser.add_argument("--max-steps", type=int, default=60, help="optimizer steps of each recovery")
+    parser.add_argument("--max-steps", type=int, default=40, help="optimizer steps of each recovery")
     flags = parser.parse_args()
     begin = time.monotonic()
     work = flags.work
@@ -43,7 +43,7 @@ def main() -> None:
     valid = flags.data_dir / "wikitext2" / "valid.txt"
     loratory(
         "prune", str(base), "--output", str(pruned), "--ratio", "0.2", "--importance", "taylor",
-        "--calibration", f"wikitext2:{valid}", "--calibration-windows", "16",
+        "--calibration", f"wikitext2:{valid}", "--calibration-windows", "8",
     )  # fmt: skip
     rows = {
         "recovered on text": write_rows(valid, work / "wikitext_valid.jsonl"),
@@ -189,7 +189,7 @@ machine's CPU in {minutes:.1f} minutes, evaluations included.
 Pruned: {removed:,} of the {prunable:,} prunable parameters ({share:.1%}), which are the attention and feed-forward
 projections of layers {first} to {last}; the whole model went from {before:,} to {after:,} parameters ({of_all:.1%}
 fewer). Whole head groups and feed-forward channels went, the least important first over all layers, by first-order
-Taylor importance on 16 windows of 128 tokens of WikiText-2's validation part.
+Taylor importance on 8 windows of 128 tokens of WikiText-2's validation part.
 
 Recovered: LoRA of rank 32 on all projections, {steps} steps of 4 rows of at most 256 tokens, learning rate 1e-3, merged
 with a certificate. Two arms: rows of running text (WikiText-2's validation part) and instruction rows (1,000 Alpaca

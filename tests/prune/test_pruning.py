@@ -16,7 +16,7 @@ from loratory.model import load_model
 from loratory.model.uneven import UNEVEN_FAMILIES, shapes_of
 from loratory.prune.calibration import calibration_windows
 from loratory.prune.importance import IMPORTANCES, ImportanceName, measure_importance
-from loratory.prune.layers import PrunableLayer, prunable_layers
+from loratory.prune.layers import PROJECTIONS, PrunableLayer, prunable_layers
 from loratory.prune.pruning import PruneSettings, count_parameters, default_layers, prune_model
 from loratory.prune.selection import KeptParts
 from loratory.tree.build import build_tree

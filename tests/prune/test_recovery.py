@@ -22,17 +22,9 @@ from loratory.run import read_metrics
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "finetune_lora.py"
 SMALL = [
-    "--val_set_size=4",
-    "--batch_size=8",
-    "--micro_batch_size=2",
-    "--num_epochs=1",
-    "--learning_rate=0.02",
-    "--lora_r=4",
-    "--lora_dropout=0",
-    "--cutoff_len=128",
-    "--skip_evaluation",
-    "train.num_threads=1",
-    "train.logging_steps=1",
+    *("--val_set_size=4", "--batch_size=8", "--micro_batch_size=2", "--num_epochs=1", "--learning_rate=0.02"),
+    *("--lora_r=4", "--lora_dropout=0", "--cutoff_len=128", "--skip_evaluation"),
+    *("train.num_threads=1", "train.logging_steps=1"),
 ]
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's

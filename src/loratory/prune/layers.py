@@ -76,17 +76,17 @@ class PrunableLayer:
         """
         groups = self.shape.key_value_heads
         rows = (self._by_row(name, elements) for name in PROJECTIONS[:3])
-        columns = elements(self.linear("o_proj").weight).double().sum(0)
+        columns = elements(self.linear("o_proj").weight).sum(0, dtype=torch.float64)
         return sum((each.view(groups, -1).sum(1) for each in (*rows, columns)), torch.zeros(groups).double())
 
     def channel_sums(self, elements: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """As `group_sums` for channels, [channels]."""
-        columns = elements(self.linear("down_proj").weight).double().sum(0)
+        columns = elements(self.linear("down_proj").weight).sum(0, dtype=torch.float64)
         return columns + self._by_row("gate_proj", elements) + self._by_row("up_proj", elements)
 
     def _by_row(self, name: str, elements: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         linear = self.linear(name)
-        total = elements(linear.weight).double().sum(1)
+        total = elements(linear.weight).sum(1, dtype=torch.float64)
         return total if linear.bias is None else total + elements(linear.bias).double()
 
 
