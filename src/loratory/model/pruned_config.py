@@ -18,7 +18,7 @@ ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh", "relu")
 MAX_CONTEXT = 1 << 24
 MAX_LAYERS = 4096
 # Half precision models keep their rotary frequencies in half precision, too.
-ROPE_TOLERANCE = 2e-3
+ROPE_TOLERANCE = 5e-3
 
 
 def _is_count(value: Any) -> bool:

@@ -94,7 +94,7 @@ def test_entries_that_torch_does_not_write(
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_an_entry_twice(saved: Path) -> None:
     rewrite(saved, add("m/data.pkl"))
-    with pytest.raises(UnsafeError, match="twice|overlap"):
+    with pytest.raises(UnsafeError, match=r"twice|overlap"):
         read_all(saved)
 
 
