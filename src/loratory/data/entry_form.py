@@ -11,8 +11,9 @@ from typing import TypeGuard
 
 from loratory.data.dataset_info import DatasetEntry
 from loratory.data.faults import RowFault, show
+from loratory.data.judgement import margin, truth_value
+from loratory.data.messages import checked_text, optional_text, text_field
 from loratory.data.records import Origin, Record, Role, Turn
-from loratory.data.row_forms import checked_text, optional_text, text_field
 
 TOOLS_HEADING = "You have access to these tools, given as JSON:\n"
 _NO_TOOLS = re.compile(r"\s*(\[\s*\])?\s*")
@@ -57,6 +58,7 @@ class EntryForm:
             fields=fields,
             alternatives=alternatives if self.entry.is_ranking else (),
             label=self._label(row),
+            margin=margin(row, self.entry.columns["margin"]) if "margin" in self.entry.columns else None,
         )
 
     def _with_system(self, turns: tuple[Turn, ...], row: Mapping[str, object]) -> tuple[Turn, ...]:
@@ -180,12 +182,7 @@ class EntryForm:
 
     def _label(self, row: Mapping[str, object]) -> bool | None:
         column = self.entry.columns.get("kto_tag")
-        if column is None:
-            return None
-        label = row.get(column)
-        if not isinstance(label, bool):
-            raise RowFault("not a truth value", f"got {show(label)}; allowed: true, false", field=column)
-        return label
+        return None if column is None else truth_value(row, column)
 
     def _optional(self, row: Mapping[str, object], key: str) -> str | None:
         column = self.entry.columns.get(key)

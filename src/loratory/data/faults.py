@@ -68,7 +68,7 @@ class FaultLog:
 
 @dataclass(frozen=True, slots=True)
 class JsonNumber:
-    """A JSON number as it is written. Rows hold text only, so it is never computed with, only shown in errors."""
+    """A JSON number as it is written. Rows hold text: only a margin is computed with, the rest is shown in errors."""
 
     digits: str
 

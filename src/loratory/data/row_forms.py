@@ -1,24 +1,35 @@
 """Row forms: how the fields of one parsed row become a conversation.
 
 Four forms: alpaca (instruction, input, output), prompt_completion (prompt, completion), chat (messages, or
-conversations with from/value) and text (text, all of it trained). Text is taken over exactly; what does not fit is a
-`RowFault`, never a repair.
+conversations with from/value) and text (text, all of it trained). The first three may hold preference pairs (chosen
+and rejected in place of the answer) or judged answers (a label beside it). Text is taken over exactly; what does not
+fit is a `RowFault`, never a repair.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from loratory.data.faults import RowFault, show
-from loratory.data.records import Origin, Record, Role, Turn
+from loratory.data.judgement import (
+    JUDGEMENT_FIELDS,
+    Judgement,
+    alternative,
+    common_prompt,
+    margin,
+    recognise_judgement,
+    truth_value,
+)
+from loratory.data.messages import messages, optional_text, text_field
+from loratory.data.records import Origin, Record, Turn
 from loratory.errors import DataError, suggest
 
 FormName = Literal["alpaca", "prompt_completion", "chat", "text"]
 
 FORM_FIELDS: dict[FormName, tuple[str, ...]] = {
-    "alpaca": ("instruction", "input", "output", "system"),
-    "prompt_completion": ("prompt", "completion", "system"),
-    "chat": ("messages", "system"),
+    "alpaca": ("instruction", "input", "output", "system", *JUDGEMENT_FIELDS),
+    "prompt_completion": ("prompt", "completion", "system", *JUDGEMENT_FIELDS),
+    "chat": ("messages", "system", *JUDGEMENT_FIELDS),
     "text": ("text",),
 }
 _REQUIRED: dict[FormName, tuple[str, ...]] = {
@@ -28,15 +39,6 @@ _REQUIRED: dict[FormName, tuple[str, ...]] = {
     "text": ("text",),
 }
 _ANSWERS = ("output", "completion")
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "tool": "tool",
-}
-_UNSUPPORTED_KEYS = ("tool_calls", "function_call", "tool_call_id", "weight", "train", "reasoning_content", "thinking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,14 @@ class RowForm:
         columns: Our field name -> the file's column name, complete for the form.
         system: System text for rows that have none.
         require_answer: Whether a row without an answer is a fault.
+        judgement: Whether rows are pairs, or answers with a label.
     """
 
     name: FormName
     columns: Mapping[str, str]
     system: str | None
     require_answer: bool
+    judgement: Judgement | None = None
 
     def record(self, row: object, origin: Origin) -> Record:
         """Turn one parsed row into a record.
@@ -68,14 +72,46 @@ class RowForm:
         system = optional_text(row, self.columns["system"])
         if system is None or not system.strip():
             system = self.system
-        if self.name == "chat":
-            turns = _chat_turns(row, self.columns["messages"], require_answer=self.require_answer)
+        if self.judgement == "pair":
+            return self._pair(row, origin, system)
+        turns, fields = self._conversation(row)
+        label = truth_value(row, self.columns["label"]) if self.judgement == "label" else None
+        return Record(turns=_with_system(turns, system), origin=origin, fields=fields, label=label)
+
+    def _pair(self, row: Mapping[str, object], origin: Origin, system: str | None) -> Record:
+        prompt = replace(self, require_answer=False, columns={**self.columns, **dict.fromkeys(_ANSWERS, "")})
+        chosen, rejected = (alternative(row, self.columns[name]) for name in ("chosen", "rejected"))
+        if self.name == "chat" and not self.columns["messages"]:
+            turns = common_prompt(chosen, rejected, self.columns["chosen"])
             fields: dict[str, str] = {}
+            _check_order(turns, self.columns["chosen"], require_answer=False)
         else:
-            turns, fields = self._single_exchange(row)
-        if system and turns[0].role != "system":
-            turns = (Turn("system", system), *turns)
-        return Record(turns=turns, origin=origin, fields=fields)
+            turns, fields = prompt._conversation(row)
+        if turns[-1].role == "assistant":
+            raise RowFault("no open question", "before a pair, the last message must be the user's")
+        return Record(
+            turns=_with_system(turns, system),
+            origin=origin,
+            fields=fields,
+            alternatives=(chosen[-1].content, rejected[-1].content),
+            margin=margin(row, self.columns["margin"]),
+        )
+
+    def _conversation(self, row: Mapping[str, object]) -> tuple[tuple[Turn, ...], dict[str, str]]:
+        if self.name == "chat":
+            return _chat_turns(row, self.columns["messages"], require_answer=self.require_answer), {}
+        if isinstance(row.get(self.columns.get("prompt", "")), list):
+            return self._messages(row), {}
+        return self._single_exchange(row)
+
+    def _messages(self, row: Mapping[str, object]) -> tuple[Turn, ...]:
+        """A prompt, and perhaps a completion, that are lists of messages."""
+        turns = messages(row[self.columns["prompt"]], self.columns["prompt"])
+        column = self.columns["completion"]
+        if column and row.get(column) is not None:
+            turns = (*turns, *messages(row[column], column))
+        _check_order(turns, self.columns["prompt"], require_answer=self.require_answer)
+        return turns
 
     def _single_exchange(self, row: Mapping[str, object]) -> tuple[tuple[Turn, ...], dict[str, str]]:
         ask, answer = _REQUIRED[self.name]
@@ -129,16 +165,21 @@ def choose_form(
                 f"{suggest(ours, FORM_FIELDS[form])} Write our field first, then the file's column: "
                 "{output: answer}."
             )
+    judgement = recognise_judgement(row, columns) if form != "text" and isinstance(row, Mapping) else None
     if form == "text" and system:
         raise DataError("data.system: rows of plain text have no system prompt; leave it out.")
     complete = {field: columns.get(field, field) for field in FORM_FIELDS[form]}
     if form == "chat" and "messages" not in columns and "messages" not in seen and "conversations" in seen:
         complete["messages"] = "conversations"
-    return RowForm(form, complete, system, require_answer)
+    if judgement == "pair" and form == "chat" and complete["messages"] not in seen:
+        complete["messages"] = ""  # the conversation stands in both answers
+    return RowForm(form, complete, system, require_answer, judgement)
 
 
 def _recognise(seen: Sequence[str], columns: Mapping[str, str], file: str) -> FormName:
     present = set(seen)
+    if present.issuperset(columns.get(name, name) for name in ("chosen", "rejected")):
+        return _recognise_pair(present, columns)
     keys: dict[FormName, tuple[str, ...]] = {
         form: tuple(columns.get(field, field) for field in fields) for form, fields in _REQUIRED.items()
     }
@@ -165,56 +206,25 @@ def _recognise(seen: Sequence[str], columns: Mapping[str, str], file: str) -> Fo
     )
 
 
+def _recognise_pair(present: set[str], columns: Mapping[str, str]) -> FormName:
+    """By where the prompt stands; nowhere: whole conversations stand in chosen and rejected."""
+    if "messages" in columns or present & {"messages", "conversations"}:
+        return "chat"
+    found: list[FormName] = [
+        form
+        for form in ("prompt_completion", "alpaca")
+        if columns.get(_REQUIRED[form][0], _REQUIRED[form][0]) in present
+    ]
+    return found[0] if found else "chat"
+
+
+def _with_system(turns: tuple[Turn, ...], system: str | None) -> tuple[Turn, ...]:
+    return (Turn("system", system), *turns) if system and turns[0].role != "system" else turns
+
+
 def _near_fields(name: str) -> list[str]:
     known = [field for fields in _REQUIRED.values() for field in fields]
     return [field for field in known if field in suggest(name, known)]
-
-
-def text_field(row: Mapping[str, object], column: str) -> str:
-    """The text in a column that must be there.
-
-    Raises:
-        RowFault: If the column is missing or does not hold text.
-    """
-    if column not in row:
-        ours = [name for name in row if isinstance(name, str)]
-        near = suggest(column, ours)
-        raise RowFault(
-            "missing field",
-            f"the row has {', '.join(ours) or 'no fields'}.{near} Map other names with data.columns",
-            field=column,
-        )
-    return checked_text(row[column], column)
-
-
-def optional_text(row: Mapping[str, object], column: str) -> str | None:
-    """The text in a column, or None where it is missing or null.
-
-    Raises:
-        RowFault: If the column holds something else.
-    """
-    value = row.get(column)
-    return None if value is None else checked_text(value, column)
-
-
-def checked_text(value: object, field: str) -> str:
-    """The value if it is text that UTF-8 can write.
-
-    Raises:
-        RowFault: Otherwise; names the field.
-    """
-    if not isinstance(value, str):
-        raise RowFault("not text", f"got {show(value)}; write it in quotes to have it as text", field=field)
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise RowFault(
-                "not valid Unicode",
-                f"lone surrogate \\u{ord(value[error.start]):04x} at character {error.start + 1}",
-                field=field,
-            ) from None
-    return value
 
 
 def _whole_text(row: Mapping[str, object], column: str) -> Turn:
@@ -227,31 +237,9 @@ def _whole_text(row: Mapping[str, object], column: str) -> Turn:
 def _chat_turns(row: Mapping[str, object], column: str, *, require_answer: bool) -> tuple[Turn, ...]:
     if column not in row:
         raise RowFault("missing field", f"the row has {', '.join(map(str, row)) or 'no fields'}", field=column)
-    messages = row[column]
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise RowFault("not a list of messages", f"got {show(messages)}", field=column)
-    turns = tuple(_turn(message, f"{column}[{index}]") for index, message in enumerate(messages))
+    turns = messages(row[column], column)
     _check_order(turns, column, require_answer=require_answer)
     return turns
-
-
-def _turn(message: object, place: str) -> Turn:
-    if not isinstance(message, Mapping):
-        raise RowFault("message is not an object", f"got {show(message)}", field=place)
-    for key in _UNSUPPORTED_KEYS:
-        if message.get(key) is not None:
-            raise RowFault("message key not supported", f"'{key}' would be lost", field=place)
-    role_key, text_key = ("role", "content") if "role" in message else ("from", "value")
-    role = message.get(role_key)
-    if not isinstance(role, str) or role not in _ROLES:
-        allowed = ", ".join(_ROLES)
-        raise RowFault("unknown role", f"got {show(role)}; allowed: {allowed}", field=f"{place}.{role_key}")
-    if text_key not in message:
-        raise RowFault("missing field", f"the message has {', '.join(map(str, message))}", field=f"{place}.{text_key}")
-    content = checked_text(message[text_key], f"{place}.{text_key}")
-    if not content.strip() and role != "system":
-        raise RowFault("empty message", f"role {role}", field=f"{place}.{text_key}")
-    return Turn(_ROLES[role], content)
 
 
 def _check_order(turns: tuple[Turn, ...], column: str, *, require_answer: bool) -> None:

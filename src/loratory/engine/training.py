@@ -146,7 +146,9 @@ class _Session:
         rows = ready_rows(config, template, objective, ranks=self._ranks, note=self._note)
         for line in (*rows.notes, f"{len(rows.train)} training rows, {len(rows.validation)} validation rows"):
             self._note(line)
-        objective.learn_labels(rows.train, rows.validation, is_split=config.data.validation is None)
+        found = objective.learn_labels(rows.train, rows.validation, is_split=config.data.validation is None)
+        if found is not None:
+            self._note(found)
         random_state.seed_everything(config.train.seed + self._ranks.index)
         loaded = load_model(
             config.model,

@@ -56,7 +56,7 @@ class ClassificationObjective(Objective):
         """A row counts one."""
         return 1.0
 
-    def learn_labels(self, train: Sequence[Row], validation: Sequence[Row], *, is_split: bool) -> None:
+    def learn_labels(self, train: Sequence[Row], validation: Sequence[Row], *, is_split: bool) -> str:
         """Fix the classes and their order.
 
         Raises:
@@ -74,6 +74,8 @@ class ClassificationObjective(Objective):
         unknown = [row for row in (*train, *validation) if row.texts[LABEL] not in self.labels]
         if unknown:
             raise DataError(_unknown(unknown, self.labels, is_given=self._given is not None))
+        shown = ", ".join(self.labels[:_SHOWN])
+        return f"{len(self.labels)} classes: {shown}{', …' if len(self.labels) > _SHOWN else ''}"
 
     def head(self, *, seed: int) -> ClassHead:
         """One score for each class."""

@@ -83,12 +83,18 @@ class Objective(ABC):
         """Give rows what depends on their neighbours (companions); rows of one source in their order."""
         return rows
 
-    def learn_labels(self, train: Sequence[Row], validation: Sequence[Row], *, is_split: bool) -> None:
-        """See the run's rows once before a model is loaded; `is_split`: the validation rows are of the training files.
+    def learn_labels(self, train: Sequence[Row], validation: Sequence[Row], *, is_split: bool) -> str | None:
+        """See the run's rows once before a model is loaded; a line for the user, or None.
+
+        Args:
+            train: Training rows.
+            validation: Validation rows.
+            is_split: The validation rows were split off the training files.
 
         Raises:
             DataError: They do not make one task.
         """
+        return None
 
     def head(self, *, seed: int) -> ClassHead | None:
         """The classification head that the model needs; None for a language model."""

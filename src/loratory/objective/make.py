@@ -2,8 +2,8 @@
 
 from loratory.config import ObjectiveConfig
 from loratory.errors import ConfigError
-from loratory.objective.judge import RewardFunction
 from loratory.objective.classification import ClassificationObjective
+from loratory.objective.judge import RewardFunction
 from loratory.objective.kto import KtoObjective
 from loratory.objective.loss import Objective
 from loratory.objective.make_rollout import make_rollout_objective
