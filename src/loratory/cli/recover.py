@@ -1,6 +1,8 @@
 """`finetune_lora.py`: the documented flags, and training, whole model and evaluation one after the other."""
 
 import argparse
+import re
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +11,13 @@ import typer
 from loratory.cli.console import note
 from loratory.cli.evaluate import RESULTS_NAME, evaluate_path
 from loratory.errors import LoratoryError
-from loratory.interop.llm_pruner import ALL_PROJECTIONS, RecoveryFlags, flags_from, recovery_values
+from loratory.interop.llm_pruner import ALL_PROJECTIONS, flags_from, recovery_values
 
 if TYPE_CHECKING:
     from loratory.prune.recovery import RecoveredModel
 
 EVALUATION_PARTS = "ppl,zero_shot,speed,memory"
+_OVERRIDE = re.compile(r"[a-z_]+(\.[A-Za-z_]\w*)+=")
 _SUMMARY = "Recover a pruned model by LoRA: train, write the whole model and the adapter, evaluate."
 
 
@@ -31,7 +34,7 @@ def recovery_parser() -> argparse.ArgumentParser:
     own.add_argument("--eval_metrics", default=EVALUATION_PARTS, help=f"parts, default {EVALUATION_PARTS}")
     own.add_argument("--eval_data_dir", default=None, help="folder with local wikitext2/, ptb/ and zero_shot/ data")
     own.add_argument("--eval_limit", type=int, default=None, help="at most so many windows and rows")
-    own.add_argument("overrides", nargs="*", metavar="section.key=value", help="further fields of a run")
+    parser.epilog = "Further fields of a run: section.key=value"
     return parser
 
 
@@ -48,11 +51,14 @@ def recover_from_flags(tokens: Sequence[str] | None = None) -> int:
         LoratoryError: As configuration, training and merging raise it.
         SystemExit: The flags cannot be parsed.
     """
-    parsed = vars(recovery_parser().parse_intermixed_args(tokens))
+    given = sys.argv[1:] if tokens is None else tokens
+    # Taken out first: a switch that may have a value would swallow one.
+    overrides = [token for token in given if _OVERRIDE.match(token)]
+    parsed = vars(recovery_parser().parse_args([token for token in given if not _OVERRIDE.match(token)]))
     flags = flags_from(parsed)
     from loratory.config import build_config
 
-    config = build_config(recovery_values(flags), parsed["overrides"])
+    config = build_config(recovery_values(flags), overrides)
     from loratory.prune.recovery import recover_model
 
     recovered = recover_model(config, resume=flags.is_resuming, overwrite=parsed["overwrite"])
@@ -61,17 +67,17 @@ def recover_from_flags(tokens: Sequence[str] | None = None) -> int:
     typer.echo(f"recovered model: {recovered.pickled}")
     typer.echo(f"the same as a folder: {recovered.merged}")
     typer.echo(f"adapter: {recovered.adapter}")
-    return 0 if flags.skip_evaluation else _evaluate(recovered, flags, parsed)
+    return 0 if flags.skip_evaluation else _evaluate(recovered, parsed, overrides)
 
 
-def _evaluate(recovered: "RecoveredModel", flags: RecoveryFlags, parsed: dict[str, Any]) -> int:
+def _evaluate(recovered: "RecoveredModel", parsed: dict[str, Any], overrides: Sequence[str]) -> int:
     settings = {"data_dir": parsed["eval_data_dir"], "limit": parsed["eval_limit"]}
     file = recovered.training.run_dir / "evaluation" / RESULTS_NAME
     file.parent.mkdir(exist_ok=True)
     try:
         return evaluate_path(
             str(recovered.merged),
-            [token for token in parsed["overrides"] if token.startswith("evaluation.")],
+            [token for token in overrides if token.startswith("evaluation.")],
             metrics=parsed["eval_metrics"],
             output=file,
             settings={name: value for name, value in settings.items() if value is not None},
