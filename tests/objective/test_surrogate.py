@@ -22,7 +22,7 @@ from loratory.objective.surrogate import clipped_surrogate, clipped_value_loss
 def test_clipping_by_hand(ratio: float, advantage: float, loss: float, is_clipped: bool) -> None:
     log_ratio = torch.tensor([math.log(ratio)], dtype=torch.float64, requires_grad=True)
     surrogate = clipped_surrogate(log_ratio, torch.tensor([advantage], dtype=torch.float64), low=0.2)
-    assert float(surrogate.loss) == pytest.approx(loss)
+    assert surrogate.loss.item() == pytest.approx(loss)
     assert bool(surrogate.is_clipped) == is_clipped
     surrogate.loss.sum().backward()
     assert log_ratio.grad is not None
