@@ -31,12 +31,13 @@ def main() -> int:
 
 
 def limit(*, cpu_s: int, file_bytes: int) -> None:
-    """Cap memory, processor time and file size, and allow no core dump, of this process."""
+    """Cap memory, processor time and file size of this process; allow it no child and no core dump."""
     for kind, most in (
         (resource.RLIMIT_AS, MAX_MEMORY_BYTES),
         (resource.RLIMIT_CPU, cpu_s),
         (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
     ):
         _, hard = resource.getrlimit(kind)
         bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
