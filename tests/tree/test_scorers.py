@@ -181,4 +181,4 @@ def test_gradients_of_outputs_agree(tiny_llama: LlamaForCausalLM) -> None:
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
     for other in gradients[1:]:
         for name, gradient in gradients[0].items():
-            torch.testing.assert_close(other[name], gradient, rtol=1e-5, atol=1e-6)  # norms of the model are fp32
+            torch.testing.assert_close(other[name], gradient, rtol=1e-3, atol=1e-4)  # norms of the model are fp32
