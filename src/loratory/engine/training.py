@@ -89,7 +89,8 @@ def run_training(
     """
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
-    ranks = Ranks(Accelerator())
+    # Without this, a launch of several processes on a machine without GPU would be several runs of one process each.
+    ranks = Ranks(Accelerator(cpu=not torch.accelerator.is_available()))
     if ranks.device.type == "cpu":
         keep_freed_memory()
     console = console if console is not None else Console(stderr=True)
