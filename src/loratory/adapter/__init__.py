@@ -1,6 +1,7 @@
 """Adapters: attaching them to a base, targets, loading and saving strictly, inspecting."""
 
 from loratory.adapter.attach import AttachedAdapter, attach_adapter
+from loratory.adapter.check import check_adapter
 from loratory.adapter.inspect import AdapterCard, describe_adapter
 from loratory.adapter.load import AdapterFiles, load_adapter, read_adapter
 from loratory.adapter.save import save_adapter
@@ -15,6 +16,7 @@ __all__ = [
     "Targets",
     "TrainableReport",
     "attach_adapter",
+    "check_adapter",
     "describe_adapter",
     "load_adapter",
     "read_adapter",
