@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP_FLAGS := --disable-pip-version-check --quiet
 
-.PHONY: help demo test check format bench docs clean
+.PHONY: help demo test check format bench docs study-pruned clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make format  apply the formatter and the safe lint fixes"
 	@echo "make bench   run the benchmarks"
 	@echo "make docs    write docs/config.md from the code and check the links of all pages"
+	@echo "make study-pruned  prune, recover and measure the small demo model; writes examples/pruned/README.md"
 	@echo "make clean   remove .venv and caches"
 
 # One installation for all targets. torch comes first and alone, under its pin, so that no later resolution can choose
@@ -49,6 +50,9 @@ bench: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m docs
+
+study-pruned: $(READY)
+	$(BIN)/python examples/pruned/run.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
