@@ -74,20 +74,20 @@ def main(
     prompts = [session.template.generation_prompt(record) for record in records]
     new_tokens = config.predict.max_new_tokens
 
-    def ours(batch: int) -> Answers:
+    def ours(batch: int | None) -> Answers:
         return session.generate(prompts, max_new_tokens=new_tokens, batch_size=batch)
 
     session.generate(prompts[:2], max_new_tokens=2)
     answers: Answers | None = None
-    for batch in (16, 64, len(prompts)):
+    for batch in (16, 64, None):
         seconds, answers = timed(lambda batch=batch: ours(batch))  # type: ignore[misc]
-        print(f"ours, batch {batch:3}: {len(prompts) / seconds:6.2f} rows/s", flush=True)
+        print(f"ours, batch {batch or 'auto':>4}: {len(prompts) / seconds:6.2f} rows/s", flush=True)
     assert answers is not None
     if labels:
         found = closed_labels(record.answer for record in reading.records)
         assert found is not None
         bound = bind_labels(found, session.template, records[0])
-        for batch in (16, 64, len(prompts)):
+        for batch in (16, 64, None):
             start_s = time.perf_counter()
             choices = choose_labels(session.model, prompts, bound, batch_size=batch)
             seconds = time.perf_counter() - start_s
@@ -97,7 +97,8 @@ def main(
             )
             rate = len(prompts) / seconds
             print(
-                f"labels, batch {batch:3}: {rate:6.2f} rows/s; greedy agrees on {agree} of {len(prompts)}", flush=True
+                f"labels, batch {batch or 'auto':>4}: {rate:6.2f} rows/s; greedy agrees on {agree} of {len(prompts)}",
+                flush=True,
             )
         return
     some = prompts[:single_rows]

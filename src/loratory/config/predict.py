@@ -9,7 +9,9 @@ class PredictConfig(Section):
     """How a finished run answers."""
 
     max_new_tokens: int = Field(256, ge=1, description="Longest generated answer in tokens.")
-    batch_size: int = Field(16, ge=1, description="Rows answered at once.")
+    batch_size: int | None = Field(
+        None, ge=1, description="Rows answered at once; default: as many as memory allows, at most 256."
+    )
     do_sample: bool = Field(False, description="Sample instead of taking the likeliest token.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the sampling distribution.")

@@ -35,7 +35,6 @@ train:
   seed: 42
 predict:
   max_new_tokens: 32
-  batch_size: 50
 run:
   name: telecom
   output_dir: {workdir}

@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicLayer
 from loratory.errors import ConfigError, DataError
 from loratory.infer.flat.generation import generate_flat
 from loratory.infer.flat.model import FlatModel, flat_refusal
+from loratory.infer.rows_at_once import rows_at_once
 from loratory.infer.sampling import Sampling, draw_tokens, row_uniforms
 
 MIN_SHARED_TOKENS = 16
@@ -67,7 +68,7 @@ def generate(
     *,
     stop_token_ids: Sequence[int],
     max_new_tokens: int,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     sampling: Sampling | None = None,
     on_progress: Callable[[int], None] | None = None,
     on_token: Callable[[int, int], None] | None = None,
@@ -80,7 +81,7 @@ def generate(
         prompts: Token ids, at least one per prompt.
         stop_token_ids: Ids that end an answer; they are not part of the result.
         max_new_tokens: Longest answer. An answer of exactly this length did not stop by itself.
-        batch_size: Rows per forward pass.
+        batch_size: Rows per forward pass; None: what memory allows, see `rows_at_once`.
         sampling: How to draw tokens; None takes the likeliest one.
         on_progress: Called with the number of finished rows, each time rows finish.
         on_token: Called with (row, token id) for each token of an answer as it comes.
@@ -113,7 +114,7 @@ def generate_answers(
     *,
     stop_token_ids: Sequence[int],
     max_new_tokens: int,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     sampling: Sampling | None = None,
     draw_numbers: Sequence[int] | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -127,7 +128,7 @@ def generate_answers(
         prompts: Token ids, at least one per prompt; equal prompts in a row are computed once.
         stop_token_ids: Ids that end an answer.
         max_new_tokens: Longest answer.
-        batch_size: Rows per forward pass.
+        batch_size: Rows per forward pass; None: what memory allows, see `rows_at_once`.
         sampling: How to draw tokens.
         draw_numbers: What stands for each row in its draws, with the sampling's seed; default: its position.
         on_progress: Called with the number of finished rows.
@@ -141,7 +142,9 @@ def generate_answers(
     stops = frozenset(stop_token_ids)
     with inference_mode(model):
         longest = max(map(len, prompts), default=0) + max_new_tokens
-        if prompts and flat_refusal(model, longest=longest) is None:
+        is_flat = bool(prompts) and flat_refusal(model, longest=longest) is None
+        batch_size = batch_size or rows_at_once(model, longest_tokens=longest, is_padded=not is_flat)
+        if is_flat:
             generated = generate_flat(
                 FlatModel(model), prompts, stops=stops, max_new_tokens=max_new_tokens, batch_size=batch_size,
                 sampling=sampling, draw_numbers=numbers, on_progress=on_progress, on_token=on_token,
@@ -174,13 +177,13 @@ def _check(
     model: PreTrainedModel | PeftModel,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    batch_size: int,
+    batch_size: int | None,
     names: Sequence[str] | None,
 ) -> None:
     faults = [
         f"{name}: got {value}; it must be at least 1"
         for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size))
-        if value < 1
+        if value is not None and value < 1
     ]
     if faults:
         raise ConfigError(faults)

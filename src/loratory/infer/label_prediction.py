@@ -21,7 +21,7 @@ def predict_labels(
     records: Sequence[Record],
     labels: Sequence[str],
     *,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     with_logprobs: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Prediction]:

@@ -18,6 +18,7 @@ from loratory.infer.flat.labels import search_flat
 from loratory.infer.flat.model import FlatModel, flat_refusal
 from loratory.infer.generate import context_length, inference_mode
 from loratory.infer.label_set import LabelSet, build_trie
+from loratory.infer.rows_at_once import rows_at_once
 from loratory.tree.build import build_tree
 from loratory.tree.scorers import ScorerPath, make_scorer
 
@@ -45,7 +46,7 @@ def choose_labels(
     prompts: Sequence[Sequence[int]],
     labels: LabelSet,
     *,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     on_progress: Callable[[int], None] | None = None,
     names: Sequence[str] | None = None,
 ) -> list[LabelChoice]:
@@ -55,7 +56,7 @@ def choose_labels(
         model: A causal language model, plain or with a PEFT adapter; left as it was.
         prompts: Token ids, at least one per prompt.
         labels: The closed set.
-        batch_size: Rows side by side.
+        batch_size: Rows side by side; None: what memory allows.
         on_progress: Called with the number of finished rows.
         names: What error messages call the prompts.
 
@@ -69,6 +70,7 @@ def choose_labels(
         if not prompts:
             return []
         if flat_refusal(model, longest=longest) is None:
+            batch_size = batch_size or rows_at_once(model, longest_tokens=longest, is_padded=False)
             found = search_flat(FlatModel(model), prompts, labels, batch_size=batch_size, on_progress=on_progress)
             return [LabelChoice(label, logprob) for label, logprob in found]
     return [best_label(values) for values in label_logprobs(model, prompts, labels, on_progress=on_progress)]
@@ -155,10 +157,10 @@ def _check(
     model: PreTrainedModel | PeftModel,
     prompts: Sequence[Sequence[int]],
     labels: LabelSet,
-    batch_size: int,
+    batch_size: int | None,
     names: Sequence[str] | None,
 ) -> None:
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size: got {batch_size}; it must be at least 1")
     names = [f"prompt {row + 1}" for row in range(len(prompts))] if names is None else names
     empty = [name for name, prompt in zip(names, prompts, strict=True) if len(prompt) == 0]

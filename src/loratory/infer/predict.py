@@ -43,7 +43,7 @@ def predict_records(
     records: Sequence[Record],
     *,
     max_new_tokens: int = 256,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     sampling: Sampling | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Prediction]:

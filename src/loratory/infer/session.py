@@ -19,12 +19,15 @@ from loratory.config import ModelConfig, QuantizationConfig
 from loratory.data.records import Record
 from loratory.data.templates import BoundTemplate, bind_template
 from loratory.errors import AdapterError, IntegrityError
+from loratory.infer.classify import classify_records
 from loratory.infer.fusion import FusedAdapter, fusion_obstacle
 from loratory.infer.generate import generate
 from loratory.infer.label_prediction import predict_labels
 from loratory.infer.predict import Prediction, predict_records
 from loratory.infer.sampling import Sampling
-from loratory.model import LoadedModel, load_model
+from loratory.model import LoadedModel, closes_prompt, load_model
+from loratory.model.task import ClassHead, task_of
+from loratory.tree.eligibility import base_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +68,7 @@ class Session:
         prompts: Sequence[Sequence[int]],
         *,
         max_new_tokens: int,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         sampling: Sampling | None = None,
         on_progress: Callable[[int], None] | None = None,
         on_token: Callable[[int, int], None] | None = None,
@@ -87,11 +90,15 @@ class Session:
         records: Sequence[Record],
         *,
         max_new_tokens: int = 256,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         sampling: Sampling | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Prediction]:
-        """`loratory.infer.predict.predict_records` with this model, tokenizer and template."""
+        """Answers of `loratory.infer.predict.predict_records`, or of a classification model the names of classes."""
+        if task_of(base_of(self.model)) == "seq_cls":
+            return classify_records(
+                self.model, self.tokenizer, self.template, records, batch_size=batch_size, on_progress=on_progress
+            )
         return predict_records(
             self.model,
             self.tokenizer,
@@ -108,7 +115,7 @@ class Session:
         records: Sequence[Record],
         labels: Sequence[str],
         *,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         with_logprobs: bool = False,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Prediction]:
@@ -154,6 +161,7 @@ def open_session(
     keep_base: bool = True,
     device: torch.device | str | None = None,
     trust_remote_code: bool = False,
+    labels: Sequence[str] = (),
 ) -> Session:
     """Load base, adapter and template for inference.
 
@@ -169,6 +177,7 @@ def open_session(
         keep_base: Keep the base weights beside the merged ones, so that the adapter can be switched off.
         device: Where the weights go; default the first GPU, else the CPU.
         trust_remote_code: Run code from the model's own repository.
+        labels: Names of the classes of a classification model.
 
     Raises:
         IntegrityError: The template bound here is not the one of the contract, or the base not the adapter's.
@@ -176,8 +185,9 @@ def open_session(
         AdapterError: The adapter cannot be loaded.
         TemplateError: The template is unknown.
     """
-    loaded = load_model(base, quantization=quantization, device=device, trust_remote_code=trust_remote_code)
-    bound = bind_template(template, loaded.tokenizer)
+    head = ClassHead(tuple(labels), None if adapter_dir is None else 0) if labels else None
+    loaded = load_model(base, quantization=quantization, device=device, trust_remote_code=trust_remote_code, head=head)
+    bound = bind_template(template, loaded.tokenizer, closes_prompt=closes_prompt(base))
     if contract_file is not None and not force_template:
         check_contract(contract_file, bound.contract())
     opened = _with_adapter(loaded, adapter_dir, keep_base=keep_base)
