@@ -109,6 +109,11 @@ def test_a_whole_run_merge_and_answers(uneven_dir: Path, tmp_path: Path) -> None
         for base, adapter in ((merged, None), (config.model, result.final_model))
     ]
     assert answers[0] == answers[1]
+    by_transformers = load_model(merged, device="cpu").model.generate(
+        torch.tensor(prompt), attention_mask=torch.ones(1, 15), max_new_tokens=8, do_sample=False
+    )
+    new = by_transformers[0, 15:].tolist()
+    assert new[: len(answers[0][0])] == answers[0][0]
 
 
 def test_a_full_run_keeps_the_widths(uneven_dir: Path, tmp_path: Path) -> None:
