@@ -42,7 +42,8 @@ def predict(
     from loratory.infer.predict import write_predictions
 
     records = _read_rows(source, config, limit=limit, require_answer=False)
-    chosen = chosen_labels(labels or config.predict.labels, config)
+    has_classes = config.objective.name == "classification"
+    chosen = None if has_classes else chosen_labels(labels or config.predict.labels, config)
     session = open_run_session(
         directory, config, base=base, force_template=force_template, trust_remote_code=trust_remote_code
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loratory.errors import IntegrityError, RunError
+from loratory.errors import ConfigError, IntegrityError, RunError
 
 if TYPE_CHECKING:
     from loratory.config import ModelConfig, PredictConfig, RunConfig
@@ -47,7 +47,25 @@ def open_run_session(
         contract_file=directory.template,
         force_template=force_template,
         trust_remote_code=trust_remote_code,
+        labels=_labels(directory, config),
     )
+
+
+def _labels(directory: "RunDirectory", config: "RunConfig") -> list[str]:
+    """Names of the classes that a classification run learnt, in their order; none for other runs."""
+    if config.objective.name == "reward":
+        raise ConfigError(
+            f"{directory.path}: a reward model gives scores, not answers. Use it in objective.rollout.reward_model, or "
+            "by loratory.infer.reward_model.load_reward_model"
+        )
+    if config.objective.name != "classification":
+        return []
+    file = directory.final_model / "config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["id2label"]
+        return [found[str(index)] for index in range(len(found))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{file}: does not name the classes of this run ({error!r})") from error
 
 
 def run_subject(directory: "RunDirectory", config: "RunConfig") -> "SubjectSource":

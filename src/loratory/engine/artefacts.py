@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loratory.adapter import save_adapter
 from loratory.engine.optimizer import trainable_parameters
 from loratory.engine.state import load_weights, save_weights
+from loratory.model.task import task_of
 from loratory.model.uneven import write_model
 
 
@@ -45,6 +46,7 @@ class ModelArtefacts:
         if isinstance(self.model, PeftModel):
             save_weights(folder / _ADAPTER_TENSORS, self.parameters())
             save_adapter(self.model, folder, base_identity=self.base_identity, template=self.template)
+            self._write_classes(folder)
         else:
             save_weights(folder / _MODEL_TENSORS, trainable_parameters(self.model))
             self.model.config.save_pretrained(folder)
@@ -68,10 +70,18 @@ class ModelArtefacts:
         """The result: a PEFT adapter folder or a standard model folder, with the tokenizer."""
         if isinstance(self.model, PeftModel):
             save_adapter(self.model, folder, base_identity=self.base_identity, template=self.template)
+            self._write_classes(folder)
             self.tokenizer.save_pretrained(folder)
         else:
             write_model(self.model, folder, self.tokenizer)
         self._write_beside(folder)
+
+    def _write_classes(self, folder: Path) -> None:
+        """Beside an adapter, the configuration that names the classes and the padding token of its head."""
+        assert isinstance(self.model, PeftModel)
+        base = self.model.get_base_model()
+        if task_of(base) == "seq_cls":
+            base.config.save_pretrained(folder)
 
     def _write_beside(self, folder: Path) -> None:
         if self.beside is not None:

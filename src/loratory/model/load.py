@@ -4,6 +4,7 @@ Law kept: nothing in the model's files chooses code. The attention implementatio
 are read by the weights-only reader, and code from a repository runs only when the command line allows it.
 """
 
+import logging
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +182,11 @@ def _load_weights(
         options |= {"quantization_config": quantised, "device_map": {"": device}}
     if source.is_local and source.gguf_file is None and not weight_files(Path(source.name)):
         raise ModelError(f"{source.label} holds no weights (model.safetensors, its shards, or pytorch_model.bin)")
+    report = logging.getLogger("transformers.modeling_utils")
+    level = report.level
     try:
+        if head is not None:
+            report.setLevel(logging.ERROR)  # a head that is new is no fault here
         model, info = loading_class.from_pretrained(
             source.name,
             config=config,
@@ -203,6 +208,8 @@ def _load_weights(
         ) from fault
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as fault:
         raise ModelError(f"{source.label} cannot be loaded: {first_line(fault)}") from fault
+    finally:
+        report.setLevel(level)
     if shapes is not None:
         model.__class__ = model_class
     new_modules: tuple[str, ...] = ()

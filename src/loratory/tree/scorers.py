@@ -9,11 +9,12 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from loratory.errors import ModelError
-from loratory.tree.eligibility import Eligibility, eligibility
+from loratory.tree.eligibility import Eligibility, base_of, eligibility
 from loratory.tree.fused.scorer import FusedScorer
 from loratory.tree.fused.weights import fused_refusal
 from loratory.tree.padded import PaddedScorer
 from loratory.tree.scorer import LabelScores, Scorer, TreeOutputs, WeightedNll
+from loratory.tree.text_to_text import TextToTextScorer
 from loratory.tree.tree import TokenTree
 from loratory.tree.tree_scorer import TreeScorer
 
@@ -34,6 +35,8 @@ def make_scorer(model: PreTrainedModel | PeftModel, *, path: ScorerPath = "auto"
     Raises:
         ModelError: The forced path is not exact for this model.
     """
+    if base_of(model).config.is_encoder_decoder and path in ("auto", "padded") and not _has_classes(model):
+        return TextToTextScorer(model)
     found = eligibility(model)
     match path:
         case "padded":
@@ -50,6 +53,10 @@ def make_scorer(model: PreTrainedModel | PeftModel, *, path: ScorerPath = "auto"
             if found.training_refusal is not None:
                 return SwitchingScorer(model, _fastest(model, found), refusal=found.training_refusal)
             return _fastest(model, found)
+
+
+def _has_classes(model: PreTrainedModel | PeftModel) -> bool:
+    return hasattr(base_of(model), "classification_head")
 
 
 def _fastest(model: PreTrainedModel | PeftModel, found: Eligibility) -> Scorer:
