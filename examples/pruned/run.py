@@ -80,7 +80,8 @@ def recover(pruned: Path, rows: Path, output: Path, max_steps: int, overrides: S
             "--output_dir", str(output), "--val_set_size", "16", "--batch_size", "4", "--micro_batch_size", "4",
             "--lora_r", "32", "--lora_alpha", "64", "--lora_dropout", "0", "--learning_rate", "1e-3",
             "--skip_evaluation", "--resume_from_checkpoint", *overrides,
-            f"train.max_steps={max_steps}", "train.logging_steps=10", "train.eval_steps=1000", "train.save_steps=1000", "train.keep_best=false",
+            f"train.max_steps={max_steps}", "train.logging_steps=10", "train.eval_steps=1000",
+            "train.save_steps=1000", "train.keep_best=false",
         ]
     )  # fmt: skip
 
