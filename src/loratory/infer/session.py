@@ -25,6 +25,7 @@ from loratory.infer.generate import generate
 from loratory.infer.label_prediction import predict_labels
 from loratory.infer.predict import Prediction, predict_records
 from loratory.infer.sampling import Sampling
+from loratory.infer.text_to_text import answer_records
 from loratory.model import LoadedModel, closes_prompt, load_model
 from loratory.model.task import ClassHead, task_of
 from loratory.tree.eligibility import base_of
@@ -95,9 +96,21 @@ class Session:
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Prediction]:
         """Answers of `loratory.infer.predict.predict_records`, or of a classification model the names of classes."""
-        if task_of(base_of(self.model)) == "seq_cls":
+        task = task_of(base_of(self.model))
+        if task == "seq_cls":
             return classify_records(
                 self.model, self.tokenizer, self.template, records, batch_size=batch_size, on_progress=on_progress
+            )
+        if task == "seq_2_seq_lm":
+            return answer_records(
+                self.model,
+                self.tokenizer,
+                self.template,
+                records,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                sampling=sampling,
+                on_progress=on_progress,
             )
         return predict_records(
             self.model,
