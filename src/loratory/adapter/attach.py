@@ -19,7 +19,7 @@ from loratory.adapter.lora import lora_config, quiet_peft
 from loratory.adapter.pattern import expand_pattern
 from loratory.adapter.peft_file import LoraFile
 from loratory.adapter.stack import LowRank, add, lora_updates, negate, remember_fixed_update
-from loratory.adapter.targets import resolve_targets
+from loratory.adapter.targets import adaptable_modules, resolve_targets
 from loratory.adapter.trainable import TrainableReport, count_trainable
 from loratory.config import AdapterConfig
 from loratory.errors import AdapterError, suggest
@@ -99,7 +99,7 @@ def _attach_all(model: PreTrainedModel, section: AdapterConfig) -> AttachedAdapt
 def _attach_new(
     model: PreTrainedModel, section: AdapterConfig, seed: int, fixed: dict[str, LowRank], to_save: Sequence[str]
 ) -> AttachedAdapter:
-    targets = resolve_targets(model, section.targets, section.exclude)
+    targets = resolve_targets(model, section.targets, [*section.exclude, *_inside(model, to_save, section)])
     changes_base = BASE_CHANGING_INIT.fullmatch(section.init) is not None
     if changes_base and any(not isinstance(model.get_submodule(name), nn.Linear) for name in targets.modules):
         raise AdapterError(
@@ -115,7 +115,7 @@ def _attach_new(
             bias=section.bias,
             use_rslora=section.use_rslora,
             use_dora=section.use_dora,
-            modules_to_save=to_save,
+            to_save=to_save,
             rank_pattern=expand_pattern(section.rank_pattern, targets.modules, key="adapter.rank_pattern"),
             alpha_pattern=expand_pattern(section.alpha_pattern, targets.modules, key="adapter.alpha_pattern"),
             init=True if section.init == "default" else section.init,
@@ -126,6 +126,15 @@ def _attach_new(
         fixed = add(fixed, negate(lora_updates(adapted)))
     remember_fixed_update(adapted, fixed)
     return _report(adapted, targets.modules)
+
+
+def _inside(model: PreTrainedModel, to_save: Sequence[str], section: AdapterConfig) -> list[str]:
+    """Layers that 'all' would adapt although they are trained in full: those of a new pooler."""
+    if section.targets != "all":
+        return []
+    heads = tuple(f"{name}." for name in head_modules(model))
+    whole = [f"{name}." for name in to_save if "." in name and not name.startswith(heads or ("\0",))]
+    return [name for name in adaptable_modules(model) if name.startswith(tuple(whole) or ("\0",))]
 
 
 def _continue(model: PreTrainedModel, section: AdapterConfig, base_identity: str | None) -> AttachedAdapter:
