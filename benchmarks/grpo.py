@@ -91,8 +91,8 @@ def main(
     model: Annotated[Path, typer.Argument(help="Folder of the base model.")],
     prompts: Annotated[int, typer.Option(help="Prompts of the rollout.")] = 4,
     samples: Annotated[int, typer.Option(help="Answers to each.")] = 8,
-    new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 32,
-    repeats: Annotated[int, typer.Option(help="Timed updates of each path.")] = 3,
+    new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 24,
+    repeats: Annotated[int, typer.Option(help="Timed updates of each path.")] = 2,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
     """Print rollout rate and update times as a table."""
@@ -103,6 +103,7 @@ def main(
     rollout = Rollout(RolloutSettings(samples, new_tokens), judge)
     objective = GrpoObjective(rollout, UpdatePlan(prompts=prompts, epochs=1, mini_batches=1))
     rows = prompt_rows(objective, policy, num=prompts)
+    objective.experience(policy, rows[:1], numbers=[prompts])  # warm up
     start_s = time.perf_counter()
     seen = objective.experience(policy, rows, numbers=range(prompts))
     rollout_s = time.perf_counter() - start_s
@@ -116,14 +117,13 @@ def main(
     )
     policy.model.train()
     passes = [list(part) for part in policy.passes(answers)]
-    paths = ("fused", "tree", "padded")
+    paths = ("fused", "padded")
     scorers = {path: make_scorer(policy.model, path=path) for path in paths}
     found: dict[str, list[tuple[float, float, float]]] = {path: [] for path in paths}
-    for turn in range(repeats + 1):
+    update(policy.model, objective, scorers["fused"], passes)  # warm up
+    for _ in range(repeats):
         for path in paths:
-            result = update(policy.model, objective, scorers[path], passes)
-            if turn:
-                found[path].append(result)
+            found[path].append(update(policy.model, objective, scorers[path], passes))
     padded_s = statistics.median(seconds for seconds, _, _ in found["padded"])
     typer.echo("| path | s per update | padded twin takes | loss | gradient norm |\n|---|---|---|---|---|")
     for path in paths:
