@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from loratory.adapter import streamed_merge
 from loratory.adapter.certificate import FILE_NAME, Tolerance, read_certificate
 from loratory.adapter.load import load_adapter
 from loratory.adapter.lora import quiet_peft
@@ -190,17 +191,16 @@ def test_a_tensor_that_was_corrupted_on_disk_is_not_published(
     tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_adapter(tiny_llama_dir, tmp_path / "adapter")
-    from transformers import LlamaForCausalLM
+    save = streamed_merge.write_shard
 
-    save = LlamaForCausalLM.save_pretrained
-
-    def save_badly(self: LlamaForCausalLM, folder: Path) -> None:
-        save(self, folder)
-        tensors = load_file(folder / "model.safetensors")
+    def save_badly(path: Path, entries: Any) -> int:
+        size = save(path, entries)
+        tensors = load_file(path)
         tensors["model.layers.1.mlp.up_proj.weight"][3] += 0.5
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, path, metadata={"format": "pt"})
+        return size
 
-    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", save_badly)
+    monkeypatch.setattr(streamed_merge, "write_shard", save_badly)
     with pytest.raises(IntegrityError, match="relative_logit_difference"):
         merge_adapter(base_of(tiny_llama_dir), tmp_path / "adapter", tmp_path / "out" / "merged")
     assert leftovers(tmp_path / "out") == []

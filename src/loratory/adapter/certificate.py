@@ -5,13 +5,13 @@ merge and the rounding of the stored weights, not the arithmetic of a format.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from loratory.errors import IntegrityError
 
@@ -19,6 +19,8 @@ FILE_NAME = "merge_certificate.json"
 FORMAT = 1
 # Above this share of an update lost to rounding, the certificate warns about the tensor.
 ROUNDING_WARNING = 0.2
+# Written for readers, computed from the other values.
+DERIVED = ("relative_logit_difference", "perplexity_change")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Measurement:
         logit_scale: Largest absolute logit of the reference.
         mean_kl_nats: Mean KL(reference || model).
         top1_agreement: Share of positions with the same likeliest token.
+        reference_nll_nats: Mean negative log-likelihood of the prompts' own tokens by the reference, when measured.
+        nll_nats: The same by the model.
     """
 
     num_prompts: int
@@ -65,11 +69,37 @@ class Measurement:
     logit_scale: float
     mean_kl_nats: float
     top1_agreement: float
+    reference_nll_nats: float | None = None
+    nll_nats: float | None = None
+
+    @property
+    def perplexity_change(self) -> float | None:
+        """By which share the model's perplexity on the prompts differs from the reference's; negative is better."""
+        if self.nll_nats is None or self.reference_nll_nats is None:
+            return None
+        return math.expm1(min(self.nll_nats - self.reference_nll_nats, 700.0))
 
     @property
     def relative_logit_difference(self) -> float:
         """The largest difference over the scale."""
         return self.max_logit_difference / self.logit_scale if self.logit_scale else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class BaseChoice:
+    """Which form of a quantised adapter's base was merged into.
+
+    Both forms were measured, in the output format, against the adapter on the base as it was trained.
+
+    Attributes:
+        chosen: "original" (the 16 or 32-bit files) or "dequantised" (what the adapter saw).
+        original: With the original base.
+        dequantised: With the dequantised base.
+    """
+
+    chosen: str
+    original: Measurement
+    dequantised: Measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +120,9 @@ class Certificate:
         rounding_loss: Per changed tensor ||W' - W - dW|| / ||dW||, the share of the update lost to the format.
         notes: What a reader must know: lost updates, a quantised training base, untied embeddings.
         versions: Versions of the libraries that did it.
+        method: "streamed" (tensor by tensor) or "in memory".
+        base_choice: For an adapter trained on a quantised base, how the base to merge into was chosen.
+        combined: Adapters that were combined into the one merged: folder name, weight, sha256 of its tensors.
     """
 
     format: int
@@ -105,6 +138,9 @@ class Certificate:
     rounding_loss: dict[str, float]
     notes: tuple[str, ...]
     versions: dict[str, str]
+    method: str = "in memory"
+    base_choice: BaseChoice | None = None
+    combined: tuple[dict[str, Any], ...] = ()
 
     @property
     def worst_rounding_loss(self) -> float:
@@ -112,24 +148,24 @@ class Certificate:
         return max(self.rounding_loss.values(), default=0.0)
 
 
-def probe_logits(model: nn.Module, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """Logits after every token of each prompt, float32 [T, V] each, on the CPU."""
-    device = next(model.parameters()).device
-    logits = []
-    with torch.inference_mode():
-        for prompt in prompts:
-            output = model(input_ids=torch.tensor([list(prompt)], device=device), use_cache=False)
-            logits.append(output.logits[0].float().cpu())
-    return logits
+def measure(
+    reference: Sequence[torch.Tensor],
+    logits: Sequence[torch.Tensor],
+    prompts: Sequence[Sequence[int]] | None = None,
+) -> Measurement:
+    """Compare logits [T, V] of the same prompts; anything not finite shows as infinite or NaN values.
 
-
-def measure(reference: Sequence[torch.Tensor], logits: Sequence[torch.Tensor]) -> Measurement:
-    """Compare logits [T, V] of the same prompts; anything not finite shows as infinite or NaN values."""
+    Args:
+        reference: Logits of the model to be equalled.
+        logits: Logits of the model measured.
+        prompts: The prompts' tokens, for the likelihood of each after the ones before it.
+    """
     scale = kl_sum = 0.0
     # torch.maximum carries a NaN on; Python's max would drop it.
     difference = torch.zeros(())
     num_same = num_positions = 0
-    for expected_TV, found_TV in zip(reference, logits, strict=True):
+    nll = torch.zeros(2, dtype=torch.float64)
+    for index, (expected_TV, found_TV) in enumerate(zip(reference, logits, strict=True)):
         difference = torch.maximum(difference, (expected_TV - found_TV).abs().max())
         scale = max(scale, expected_TV.abs().max().item())
         log_p_TV = expected_TV.double().log_softmax(dim=-1)
@@ -137,6 +173,11 @@ def measure(reference: Sequence[torch.Tensor], logits: Sequence[torch.Tensor]) -
         kl_sum += (log_p_TV.exp() * (log_p_TV - log_q_TV)).sum().item()
         num_same += int((expected_TV.argmax(dim=-1) == found_TV.argmax(dim=-1)).sum())
         num_positions += expected_TV.shape[0]
+        if prompts is not None:
+            next_T = torch.tensor(list(prompts[index])[1:])[:, None]
+            nll -= torch.stack([log_TV[:-1].gather(1, next_T).sum() for log_TV in (log_p_TV, log_q_TV)])
+    num_predicted = num_positions - len(reference)
+    has_nll = prompts is not None and num_predicted > 0
     return Measurement(
         num_prompts=len(reference),
         num_positions=num_positions,
@@ -144,6 +185,8 @@ def measure(reference: Sequence[torch.Tensor], logits: Sequence[torch.Tensor]) -
         logit_scale=scale,
         mean_kl_nats=kl_sum / num_positions,
         top1_agreement=num_same / num_positions,
+        reference_nll_nats=nll[0].item() / num_predicted if has_nll else None,
+        nll_nats=nll[1].item() / num_predicted if has_nll else None,
     )
 
 
@@ -167,7 +210,8 @@ def certificate_to_json(certificate: Certificate) -> str:
     """The certificate as JSON text."""
     values = asdict(certificate)
     for name in ("measured", "effect"):
-        values[name]["relative_logit_difference"] = getattr(certificate, name).relative_logit_difference
+        found: Measurement = getattr(certificate, name)
+        values[name] |= {derived: getattr(found, derived) for derived in DERIVED}
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -185,10 +229,13 @@ def read_certificate(folder: Path) -> Certificate | None:
         if values["format"] != FORMAT:
             raise ValueError(f"format {values['format']!r}; this version reads {FORMAT}")
         for name in ("measured", "effect"):
-            values[name].pop("relative_logit_difference")
-            values[name] = Measurement(**values[name])
+            values[name] = Measurement(**{key: v for key, v in values[name].items() if key not in DERIVED})
         values["tolerance"] = Tolerance(**values["tolerance"])
         values["notes"] = tuple(values["notes"])
+        values["combined"] = tuple(values.get("combined", ()))
+        if (choice := values.get("base_choice")) is not None:
+            both = {key: Measurement(**choice[key]) for key in ("original", "dequantised")}
+            values["base_choice"] = BaseChoice(chosen=choice["chosen"], **both)
         return Certificate(**values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
         raise IntegrityError(f"{path}: not a merge certificate ({fault})") from fault

@@ -1,7 +1,8 @@
 """Merge an adapter into its base and publish the result only when it answers as the adapter on the base does.
 
-The sum is taken in float32, tensor by tensor, with PEFT's own algebra, and cast once. The merged folder is written to
-a staging directory, loaded from there, measured, and renamed into place with its certificate.
+The sum is taken in float32, tensor by tensor, and cast once. The merged folder is written to a staging directory, read
+from there, measured, and renamed into place with its certificate. The base is read layer by layer where its files allow
+it, so a merge needs the memory of a layer and not of a model.
 """
 
 import platform
@@ -10,64 +11,59 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import peft
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 import loratory
 from loratory.adapter.certificate import (
     FILE_NAME,
     FORMAT,
-    ROUNDING_WARNING,
     TOLERANCES,
     Certificate,
-    Measurement,
     Tolerance,
     certificate_to_json,
     judge,
     measure,
-    probe_logits,
     read_certificate,
 )
-from loratory.adapter.fold import FoldedModel, fold_adapter
-from loratory.adapter.load import AdapterFiles, apply_adapter, read_adapter
+from loratory.adapter.load import AdapterFiles, read_adapter
 from loratory.adapter.manifest import TENSORS_FILE, sha256_of
-from loratory.config import ModelConfig
+from loratory.adapter.memory_merge import prepare_in_memory
+from loratory.adapter.prepared import PreparedMerge, rounding_notes
+from loratory.adapter.probes import probe_logits, streamed_logits
+from loratory.adapter.quantised_base import quantization_of
+from loratory.adapter.skeleton import open_skeleton
+from loratory.adapter.streamed_merge import QuantisedBase, StreamedSource, prepare_streamed
+from loratory.config import ModelConfig, QuantizationConfig
 from loratory.data.contract import tokenizer_sha256
 from loratory.errors import AdapterError, IntegrityError, ResourceError, RunError
-from loratory.model.load import LoadedModel, load_model
+from loratory.model.identity import hash_files, weight_files
+from loratory.model.load import load_model
 from loratory.model.precision import DTYPES
 from loratory.model.source import locate_model, read_config_dict
-from loratory.model.uneven import write_model
+from loratory.model.tokenizer import load_tokenizer
 from loratory.run.commit import discard, move_into_place, publish_directory, storage_fault
 
 OutputDtype = Literal["auto", "float32", "float16", "bfloat16"]
-MAX_PROBE_TOKENS = 1024
-PROBE_TEXTS = (
-    "The capital of France is Paris, and the largest city of Germany is",
-    "Question: How do I cancel my roaming package?\nAnswer:",
-    "def add(first, second):\n    return first +",
-    "1 2 3 4 5 6 7 8 9 10 11 12",
-    "请问如何取消流量包？ 我想换一个便宜的套餐。",
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\nName three colours.\n\n### Response:\n",
-    "She opened the letter, read it twice, and then",
-    "plan_98|9.9|activate; é, ü, 😀, and 'quotes'.",
-)
 
 
 @dataclass(frozen=True, slots=True)
-class _Merged:
-    """What is known before the merged model is on disk."""
+class QuantisedTraining:
+    """How to deal with an adapter that was trained on a quantised base.
 
-    reference: list[torch.Tensor]
-    effect: Measurement
-    rounding_loss: dict[str, float]
-    notes: tuple[str, ...]
+    Attributes:
+        base: Which form of the base to merge into; auto measures both and takes the one nearer to the adapter as
+            trained.
+        quantization: The options it was trained with; None takes the format that the adapter's manifest names.
+    """
+
+    base: QuantisedBase = "auto"
+    quantization: QuantizationConfig | None = None
 
 
 def merge_adapter(
@@ -82,11 +78,13 @@ def merge_adapter(
     force_template: bool = False,
     device: torch.device | str | None = None,
     trust_remote_code: bool = False,
+    quantised: QuantisedTraining | None = None,
+    combined: Sequence[dict[str, Any]] = (),
 ) -> Certificate:
     """Merge an adapter into its base: a standard Hugging Face folder with a certificate.
 
     Args:
-        base: The base model; always loaded unquantised and in float32, whatever its section says.
+        base: The base model; always read unquantised and computed in float32, whatever its section says.
         adapter_dir: The adapter's folder.
         output: Folder to publish; must not exist or be empty, unless `overwrite`.
         dtype: Format of the merged weights; auto is the format of the base's files.
@@ -94,8 +92,10 @@ def merge_adapter(
         probes: Token ids of further prompts to measure on, besides `PROBE_TEXTS`.
         overwrite: Replace an earlier merged model at `output`; nothing else is ever replaced.
         force_template: Go on when the tokenizer is not the one that the adapter was trained with.
-        device: Where the arithmetic is done; default the first GPU, else the CPU.
+        device: Where a merge in memory computes; default the first GPU, else the CPU.
         trust_remote_code: Run code from the model's own repository.
+        quantised: What to do with an adapter of a quantised base.
+        combined: For an adapter that was combined from others: what they were, for the certificate.
 
     Returns:
         The certificate, as written to `merge_certificate.json`.
@@ -109,52 +109,102 @@ def merge_adapter(
     """
     _check_output(output, overwrite)
     _check_not_merged(base, adapter_dir)
-    name = _stored_dtype(base) if dtype == "auto" else dtype
-    judged_by = TOLERANCES[name] if tolerance is None else tolerance
-    loaded = load_model(
-        base.model_copy(update={"dtype": "float32"}), device=device, trust_remote_code=trust_remote_code
+    prepared, files = _prepare(
+        base,
+        adapter_dir,
+        dtype=dtype,
+        probes=probes,
+        force_template=force_template,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        quantised=quantised or QuantisedTraining(),
     )
-    files = read_adapter(adapter_dir, base_identity=loaded.identity)
-    if not force_template:
-        _check_tokenizer(files, loaded.tokenizer, adapter_dir)
-    prompts = _probe_prompts(loaded.tokenizer, loaded.model, probes)
-    model, merged = _merge(loaded.model, files, prompts, DTYPES[name])
-    _prepare(model, files, DTYPES[name])
-    _check_space(model, output.absolute().parent)
+    judged_by = TOLERANCES[prepared.dtype] if tolerance is None else tolerance
+    _check_space(prepared.num_bytes, output.absolute().parent)
     certificate: list[Certificate] = []
 
     def write(stage: Path) -> None:
-        write_model(model, stage, loaded.tokenizer)
-        found = _load_merged(stage, trust_remote_code, device)
-        measured = measure(merged.reference, probe_logits(found.model, prompts))
+        written = prepared.write(stage)
+        logits = _merged_logits(stage, prepared.prompts, device, trust_remote_code)
+        measured = measure(prepared.reference, logits, prepared.prompts)
         faults = judge(measured, judged_by)
         if faults:
             raise IntegrityError(
                 f"the merged model does not answer as the adapter on its base: {'; '.join(faults)} "
-                f"({measured.num_positions} positions, dtype {name}). Nothing was published at {output}. "
+                f"({measured.num_positions} positions, dtype {prepared.dtype}). Nothing was published at {output}. "
                 "A format with more bits (float32) keeps more of the adapter"
             )
         certificate.append(
             Certificate(
                 format=FORMAT,
-                base_source=loaded.source,
-                base_identity=loaded.identity,
+                base_source=prepared.source,
+                base_identity=prepared.identity,
                 adapter_sha256=sha256_of(adapter_dir / TENSORS_FILE),
                 adapter_quantization=files.manifest.quantization if files.manifest else None,
-                merged_identity=found.identity,
-                dtype=name,
+                merged_identity=hash_files(weight_files(stage)),
+                dtype=prepared.dtype,
                 tolerance=judged_by,
                 measured=measured,
-                effect=merged.effect,
-                rounding_loss=merged.rounding_loss,
-                notes=merged.notes,
+                effect=prepared.effect,
+                rounding_loss=written.rounding_loss,
+                notes=(*rounding_notes(written), *prepared.notes),
                 versions=_versions(),
+                method=prepared.method,
+                base_choice=prepared.base_choice,
+                combined=tuple(combined),
             )
         )
         (stage / FILE_NAME).write_text(certificate_to_json(certificate[0]), encoding="utf-8")
 
     _publish(output, write, overwrite)
     return certificate[0]
+
+
+def _prepare(
+    base: ModelConfig,
+    adapter_dir: Path,
+    *,
+    dtype: OutputDtype,
+    probes: Sequence[Sequence[int]],
+    force_template: bool,
+    device: torch.device | str | None,
+    trust_remote_code: bool,
+    quantised: QuantisedTraining,
+) -> tuple[PreparedMerge, AdapterFiles]:
+    skeleton = open_skeleton(base)
+    if isinstance(skeleton, str):
+        section = base.model_copy(update={"dtype": "float32"})
+        loaded = load_model(section, device=device, trust_remote_code=trust_remote_code)
+        files = read_adapter(adapter_dir, base_identity=loaded.identity)
+        if not force_template:
+            _check_tokenizer(files, loaded.tokenizer, adapter_dir)
+        name = _stored_dtype(base) if dtype == "auto" else dtype
+        return prepare_in_memory(loaded, files, dtype=name, probes=probes, reason=skeleton), files
+    files = read_adapter(adapter_dir, base_identity=(identity := hash_files(weight_files(skeleton.folder))))
+    tokenizer = load_tokenizer(base, trust_remote_code=trust_remote_code)
+    if not force_template:
+        _check_tokenizer(files, tokenizer, adapter_dir)
+    trained_in = files.manifest.quantization if files.manifest else None
+    quantization = quantised.quantization or (quantization_of(trained_in) if trained_in else None)
+    prepared = prepare_streamed(
+        StreamedSource(skeleton, identity, tokenizer, files),
+        dtype=dtype,
+        probes=probes,
+        quantization=quantization,
+        quantised_base=quantised.base,
+    )
+    return prepared, files
+
+
+def _merged_logits(
+    stage: Path, prompts: list[list[int]], device: torch.device | str | None, trust_remote_code: bool
+) -> list[torch.Tensor]:
+    """Logits of what lies on disk."""
+    section = ModelConfig(model_name_or_path=str(stage), dtype="float32")
+    skeleton = open_skeleton(section)
+    if isinstance(skeleton, str):
+        return probe_logits(load_model(section, device=device, trust_remote_code=trust_remote_code).model, prompts)
+    return streamed_logits(skeleton.model, skeleton.parameters, skeleton.read, prompts)
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
@@ -202,73 +252,7 @@ def _stored_dtype(base: ModelConfig) -> str:
     return name if name in DTYPES else "float32"
 
 
-def _probe_prompts(
-    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, probes: Sequence[Sequence[int]]
-) -> list[list[int]]:
-    """Fixed and given prompts, cut to the model's context and together to `MAX_PROBE_TOKENS`."""
-    room = MAX_PROBE_TOKENS
-    longest = getattr(model.config, "max_position_embeddings", None) or MAX_PROBE_TOKENS
-    prompts = []
-    for ids in (*(tokenizer(text)["input_ids"] for text in PROBE_TEXTS), *probes):
-        prompt = list(ids)[: min(room, longest)]
-        if prompt:
-            prompts.append(prompt)
-            room -= len(prompt)
-    return prompts
-
-
-def _merge(
-    base: PreTrainedModel, files: AdapterFiles, prompts: Sequence[Sequence[int]], dtype: torch.dtype
-) -> tuple[PreTrainedModel, _Merged]:
-    """Measure, then add the adapter into the float32 weights of `base`, which is changed."""
-    bare = probe_logits(base, prompts)
-    adapted = apply_adapter(base, files, trainable=False)
-    reference = probe_logits(adapted, prompts)
-    effect = measure(reference, bare)
-    folded = fold_adapter(adapted, dtype)
-    if not folded.has_update and effect.max_logit_difference == 0:
-        raise AdapterError(
-            f"adapter {files.path} does nothing: the base answers the same without it (it was saved untrained, or "
-            "its B matrices are zero). There is nothing to merge"
-        )
-    return folded.model, _Merged(reference, effect, folded.rounding_loss, _notes(folded, files))
-
-
-def _notes(folded: FoldedModel, files: AdapterFiles) -> tuple[str, ...]:
-    notes = list(files.warnings)
-    rounding_loss = folded.rounding_loss
-    lossy = [name for name, loss in rounding_loss.items() if loss > ROUNDING_WARNING]
-    if lossy:
-        worst = max(lossy, key=lambda name: rounding_loss[name])
-        notes.append(
-            f"rounding lost more than {ROUNDING_WARNING:.0%} of the update in {len(lossy)} of {len(rounding_loss)} "
-            f"tensors (worst {worst}: {rounding_loss[worst]:.0%}); float32 output or the separate adapter keeps it"
-        )
-    if files.manifest is not None and files.manifest.quantization is not None:
-        notes.append(
-            f"the adapter was trained on the base in {files.manifest.quantization} and merged into the unquantised "
-            "base; measured against the adapter on that same unquantised base"
-        )
-    if folded.is_untied:
-        notes.append("input and output embeddings are no longer shared: the adapter changed them differently")
-    return tuple(notes)
-
-
-def _prepare(model: PreTrainedModel, files: AdapterFiles, dtype: torch.dtype) -> None:
-    """Cast to the output format; make the model stop at the template's stop tokens, too."""
-    model.to(dtype)
-    model.config.dtype = dtype
-    contract = files.manifest.template if files.manifest is not None else None
-    stops = list(contract.get("stop_token_ids", [])) if contract else []
-    generation = model.generation_config
-    if stops and generation is not None:
-        known = generation.eos_token_id
-        known = [] if known is None else known if isinstance(known, list) else [known]
-        generation.eos_token_id = [*known, *(stop for stop in stops if stop not in known)]
-
-
-def _check_space(model: PreTrainedModel, parent: Path) -> None:
-    needed = sum(p.numel() * p.element_size() for p in model.parameters())
+def _check_space(needed: int, parent: Path) -> None:
     while not parent.exists():
         parent = parent.parent
     free = shutil.disk_usage(parent).free
@@ -277,11 +261,6 @@ def _check_space(model: PreTrainedModel, parent: Path) -> None:
             f"the merged model needs {needed / 2**20:.0f} MiB and {parent} has {free / 2**20:.0f} MiB free; "
             "nothing was written. Free some space or choose another output"
         )
-
-
-def _load_merged(stage: Path, trust_remote_code: bool, device: torch.device | str | None) -> LoadedModel:
-    section = ModelConfig(model_name_or_path=str(stage), dtype="float32")
-    return load_model(section, device=device, trust_remote_code=trust_remote_code)
 
 
 def _publish(output: Path, write: Callable[[Path], None], overwrite: bool) -> None:
