@@ -52,6 +52,7 @@ def test_a_run_leaves_what_the_next_stages_need(make_config: MakeConfig, tiny_ll
         "provenance.json",
         "template.json",
         "metrics.jsonl",
+        "plan.json",
         "tensorboard",
         "checkpoint-5",
         "checkpoint-10",

@@ -55,17 +55,47 @@ class LoopParts:
     summary: Callable[[Mapping[str, tuple[float, float]]], dict[str, float]]
 
 
+@dataclass(slots=True)
+class Pace:
+    """How long steps take, without the first one of a process, which warms up.
+
+    Attributes:
+        num_steps: Steps so far.
+        seconds: Of all but the first.
+    """
+
+    num_steps: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one step."""
+        self.seconds += seconds if self.num_steps else 0.0
+        self.num_steps += 1
+
+    @property
+    def num_counted(self) -> int:
+        """Steps that `mean_s` is the mean of."""
+        return max(0, self.num_steps - 1)
+
+    @property
+    def mean_s(self) -> float | None:
+        """Mean time of a step; None before the second."""
+        return self.seconds / self.num_counted if self.num_counted else None
+
+
 class TrainingLoop:
     """Runs from where `progress` stands to the last step.
 
     Attributes:
         progress: Where the run stands; changed in place.
+        pace: Of the steps of this process.
     """
 
     def __init__(self, parts: LoopParts, section: TrainConfig, progress: Progress) -> None:
         self._parts = parts
         self._section = section
         self.progress = progress
+        self.pace = Pace()
         self._total_steps = parts.schedule.total_steps
         self._eval_steps = section.eval_steps or max(1, round(parts.source.steps_per_epoch))
         self._save_steps = section.save_steps or max(1, round(parts.source.steps_per_epoch))
@@ -86,6 +116,11 @@ class TrainingLoop:
                 self._evaluate_and_save()
 
     @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self._total_steps
+
+    @property
     def _is_over(self) -> bool:
         return self.progress.step >= self._total_steps or self.progress.is_stopped_early
 
@@ -100,6 +135,7 @@ class TrainingLoop:
         progress.step += 1
         progress.num_tokens += result.num_tokens
         progress.train_seconds += seconds
+        self.pace.add(seconds)
         progress.window.add(result, seconds)
         progress.window.add_metrics(parts.source.take_metrics())
         progress.is_evaluation_pending = parts.evaluator is not None and self._is_due(self._eval_steps)

@@ -6,37 +6,27 @@ per token.
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from loratory.config.train import Optimizer
+from loratory.engine.forecast.activations import kept_per_token
+from loratory.engine.forecast.memory import GIB, LOGITS_COPIES, MIB, MOMENTS
+from loratory.engine.forecast.model_size import model_size
 from loratory.objective.row import Row
 
-MIB, GIB = 2**20, 2**30
 # A CPU's matrix units are busy from about 64 rows on, so more tokens per pass only cost memory there.
 _CPU_MAX_TOKENS = 2048
 _GPU_MAX_TOKENS = 8192
 _MIN_TOKENS = 64
 _DEFAULT_SHARE = 0.7
-# Measured with PEFT on 135M shapes: 1.4 MiB per token without logits, where the fused layers save 0.68.
-_PLAIN_LAYERS_FACTOR = 2.1
-_LOGITS_COPIES = 3
 _SCRATCH_BYTES = 384 * MIB  # one buffer of logits (128) and what BLAS, the allocator and the last layer hold
 _SAMPLED_ROWS = 1000
-# Moments of the optimizer over its parameters, in bytes.
-_MOMENTS: Mapping[Optimizer, float] = {
-    "adamw": 2.0,
-    "paged_adamw": 2.0,
-    "adamw_8bit": 0.5,
-    "paged_adamw_8bit": 0.5,
-    "sgd": 0.0,
-}
 _CGROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -117,9 +107,9 @@ def pass_memory(
     gradient_checkpointing: bool,
     is_mixed: bool,
 ) -> PassMemory:
-    """Estimate from the model's shapes.
+    """Estimate from the model's shapes, by the memory model of `engine.forecast`.
 
-    The fused layers keep their input, the outputs of their linear layers and the attention output: 0.68 MiB per token
+    The fused layers keep their input, the outputs of their linear layers and the attention output: 0.67 MiB per token
     for SmolLM2-135M. Plain layers keep about twice that, and the padded path keeps logits too.
 
     Args:
@@ -131,25 +121,13 @@ def pass_memory(
         gradient_checkpointing: Only the layers' inputs are kept, and one layer's inside.
         is_mixed: Autocast: activations of either width.
     """
-    config = base.config.get_text_config()
-    num_layers, width = int(config.num_hidden_layers), int(config.hidden_size)
-    head = base.get_output_embeddings()
-    outputs = sum(
-        _out_features(module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and "lora_B" not in name
-    )
-    floats = max(outputs + num_layers * width, 10 * num_layers * width)
-    if path != "fused":
-        floats = int(floats * _PLAIN_LAYERS_FACTOR)
-        if gradient_checkpointing:
-            floats = floats // num_layers + num_layers * width
+    size = model_size(model, base)
+    kept = kept_per_token(base, size, path=path, gradient_checkpointing=gradient_checkpointing, is_mixed=is_mixed)
     logits = 0.0
     if path == "padded":
-        logits = _LOGITS_COPIES * 4 * int(config.vocab_size) * min(1.0, 2 * supervised_share)
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    itemsize = 4 if is_mixed else base.dtype.itemsize
-    return PassMemory(floats * itemsize + logits, int(trained * (2 + 2 * _MOMENTS[optimizer])) + _SCRATCH_BYTES)
+        logits = LOGITS_COPIES * 4 * size.vocabulary * min(1.0, 2 * supervised_share)
+    fixed = int(size.trained_bytes * (2 + 2 * MOMENTS[optimizer])) + _SCRATCH_BYTES
+    return PassMemory(kept.kept_bytes + kept.moment_bytes + logits, fixed)
 
 
 def max_pass_tokens(memory: PassMemory, room: MemoryRoom, device: torch.device) -> int:
@@ -160,10 +138,6 @@ def max_pass_tokens(memory: PassMemory, room: MemoryRoom, device: torch.device) 
     cap = _CPU_MAX_TOKENS if device.type == "cpu" else _GPU_MAX_TOKENS
     fitting = memory.num_tokens(room.budget_bytes)
     return min(cap, 1 << (max(fitting, _MIN_TOKENS).bit_length() - 1))
-
-
-def _out_features(module: torch.nn.Module) -> int:
-    return int(module.nf) if isinstance(module, Conv1D) else int(module.out_features)  # type: ignore[arg-type]
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -20,6 +20,8 @@ from loratory.engine import random_state
 from loratory.engine.artefacts import ModelArtefacts
 from loratory.engine.assembly import Materials, assemble_loop
 from loratory.engine.beginning import start_of_policy
+from loratory.engine.measurement import RunMeasurement
+from loratory.engine.memory_budget import used_bytes
 from loratory.engine.optimizer import NamedOptimizer, make_optimizer
 from loratory.engine.prepare import PreparedRows
 from loratory.engine.progress import Progress
@@ -32,6 +34,7 @@ from loratory.errors import ResourceError
 from loratory.model import LoadedModel, closes_prompt, load_model, load_tokenizer
 from loratory.objective import Objective, make_objective
 from loratory.objective.reward_function import NamedRewardFunction
+from loratory.objective.sampled import SampledObjective
 from loratory.run import Provenance, RunDirectory, publish_directory
 from loratory.run.commit import storage_fault
 from loratory.tree.fused.memory import keep_freed_memory
@@ -121,6 +124,7 @@ class _Session:
         self._console = console
         self._stack = stack
         self._reward_function = reward_function
+        self._process_bytes = 0
 
     def finished_result(self) -> TrainingResult:
         self._note(f"{self._run.path}: this run is finished; nothing to do. Its result is {self._run.final_model}.")
@@ -150,6 +154,7 @@ class _Session:
         found = objective.learn_labels(rows.train, rows.validation, is_split=config.data.validation is None)
         if found is not None:
             self._note(found)
+        self._process_bytes = used_bytes(self._ranks.device)
         random_state.seed_everything(config.train.seed + self._ranks.index)
         loaded = load_model(
             config.model,
@@ -208,9 +213,23 @@ class _Session:
                 beginning=beginning,
                 checkpoint=start.checkpoint.path if start.checkpoint is not None else None,
             )
-            assemble_loop(materials, progress, self._stack).run()
+            loop = assemble_loop(materials, progress, self._stack)
+            measurement = RunMeasurement(
+                config,
+                self._run,
+                artefacts,
+                beginning,
+                progress,
+                total_steps=loop.total_steps,
+                ranks=self._ranks,
+                process_bytes=self._process_bytes,
+                is_sampled=isinstance(objective, SampledObjective),
+            )
+            loop.run()
         if self._ranks.is_main:
             self._publish(artefacts, progress)
+            newest = self._run.checkpoints.path(progress.step)
+            measurement.end(loop.pace, newest, note=self._note)
         self._ranks.wait()
         return self._result(progress, report=attached.report)
 
