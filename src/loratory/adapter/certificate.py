@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from loratory.errors import IntegrityError
 
@@ -146,6 +147,23 @@ class Certificate:
     def worst_rounding_loss(self) -> float:
         """The largest share of one tensor's update that rounding took."""
         return max(self.rounding_loss.values(), default=0.0)
+
+
+def probe_logits(model: nn.Module, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Logits after every token of each prompt, float32 [T, V] each, on the CPU; all prompts in one pass."""
+    device = next(model.parameters()).device
+    longest = max(map(len, prompts))
+    ids_BT = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask_BT = torch.zeros_like(ids_BT)
+    for row, prompt in enumerate(prompts):
+        ids_BT[row, : len(prompt)] = torch.tensor(list(prompt))
+        mask_BT[row, : len(prompt)] = 1
+    inputs = {"input_ids": ids_BT.to(device), "attention_mask": mask_BT.to(device)}
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    with torch.inference_mode():
+        logits_BTV = model(**inputs, use_cache=False).logits.float().cpu()
+    return [logits_BTV[row, : len(prompt)] for row, prompt in enumerate(prompts)]
 
 
 def measure(

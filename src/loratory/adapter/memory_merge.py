@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from loratory.adapter.certificate import measure
+from loratory.adapter.certificate import measure, probe_logits
 from loratory.adapter.fold import fold_adapter
 from loratory.adapter.load import AdapterFiles, apply_adapter
 from loratory.adapter.prepared import PreparedMerge, Written, stop_at_template
-from loratory.adapter.probes import probe_logits, probe_prompts
+from loratory.adapter.probes import probe_prompts
 from loratory.errors import AdapterError
 from loratory.model.load import LoadedModel
 from loratory.model.precision import DTYPES

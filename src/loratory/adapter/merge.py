@@ -29,13 +29,14 @@ from loratory.adapter.certificate import (
     certificate_to_json,
     judge,
     measure,
+    probe_logits,
     read_certificate,
 )
 from loratory.adapter.load import AdapterFiles, read_adapter
 from loratory.adapter.manifest import TENSORS_FILE, sha256_of
 from loratory.adapter.memory_merge import prepare_in_memory
 from loratory.adapter.prepared import PreparedMerge, rounding_notes
-from loratory.adapter.probes import probe_logits, streamed_logits
+from loratory.adapter.probes import streamed_logits
 from loratory.adapter.quantised_base import quantization_of
 from loratory.adapter.skeleton import open_skeleton
 from loratory.adapter.streamed_merge import QuantisedBase, StreamedSource, prepare_streamed

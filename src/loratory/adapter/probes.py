@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loratory.adapter.certificate import probe_logits
 from loratory.adapter.skeleton import ReadWeight, streaming
 
 MAX_PROBE_TOKENS = 1024
@@ -43,23 +44,6 @@ def probe_prompts(
     room = max(MIN_PROMPT_TOKENS, positions // len(found))
     longest = getattr(model.config, "max_position_embeddings", None) or MAX_PROBE_TOKENS
     return [ids[: min(room, longest)] for ids in found]
-
-
-def probe_logits(model: nn.Module, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """Logits after every token of each prompt, float32 [T, V] each, on the CPU; all prompts in one pass."""
-    device = next(model.parameters()).device
-    longest = max(map(len, prompts))
-    ids_BT = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask_BT = torch.zeros_like(ids_BT)
-    for row, prompt in enumerate(prompts):
-        ids_BT[row, : len(prompt)] = torch.tensor(list(prompt))
-        mask_BT[row, : len(prompt)] = 1
-    inputs = {"input_ids": ids_BT.to(device), "attention_mask": mask_BT.to(device)}
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        inputs["decoder_input_ids"] = inputs["input_ids"]
-    with torch.inference_mode():
-        logits_BTV = model(**inputs, use_cache=False).logits.float().cpu()
-    return [logits_BTV[row, : len(prompt)] for row, prompt in enumerate(prompts)]
 
 
 def streamed_logits(
