@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 _CAPACITY_STEP = 64
+_GATHER_BELOW = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +17,13 @@ class Feed:
         slot: Which slot.
         start: Tokens of the slot that stay; what it held behind them is overwritten.
         tokens: At least one token, continuing those.
+        variant: Which of the model's variants computes them.
     """
 
     slot: int
     start: int
     tokens: Sequence[int]
+    variant: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +33,7 @@ class Group:
     Attributes:
         rows_n: Flat tokens of the pass that belong to it.
         place_n: Their place among `num_slots * width` padded queries.
-        slots: The slots, or None for all of them in order.
+        slots: The slots, or None for the first `num_slots` in order.
         num_slots: How many slots.
         width: W, queries of each slot.
         num_keys: Most keys that any query sees.
@@ -103,8 +106,10 @@ class KeyValueSlots:
         others = [index for index, length in enumerate(lengths) if length > 1]
         groups = []
         if singles:
-            # All slots take part, so that their keys need not be gathered; idle ones see one key and are not read.
-            groups.append(self._group(feeds, firsts, singles, is_whole=True))
+            # Idle slots between live ones take part, so that keys need not be gathered: they see one key and their
+            # output is not read. Where most of them are idle, gathering is cheaper.
+            num_spanned = 1 + max(feeds[index].slot for index in singles)
+            groups.append(self._group(feeds, firsts, singles, is_whole=len(singles) * _GATHER_BELOW > num_spanned))
         if others:
             groups.append(self._group(feeds, firsts, others, is_whole=False))
         return Layout(
@@ -117,7 +122,7 @@ class KeyValueSlots:
     def _group(self, feeds: Sequence[Feed], firsts: Sequence[int], chosen: Sequence[int], *, is_whole: bool) -> Group:
         width = max(len(feeds[index].tokens) for index in chosen)
         num_keys = max(feeds[index].start + len(feeds[index].tokens) for index in chosen)
-        num_slots = self.num_slots if is_whole else len(chosen)
+        num_slots = 1 + max(feeds[index].slot for index in chosen) if is_whole else len(chosen)
         starts_B = torch.zeros(num_slots, dtype=torch.int64)
         rows, places = [], []
         for order, index in enumerate(chosen):
