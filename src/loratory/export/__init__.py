@@ -1,0 +1,1 @@
+"""A trained model for other programs: GGUF files, Ollama, vLLM, a model card, the hub."""
