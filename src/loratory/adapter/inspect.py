@@ -84,7 +84,7 @@ def describe_adapter(path: Path) -> AdapterCard:
     """
     files = read_adapter(path)
     config, manifest = files.config, files.manifest
-    layers = _effects(files)
+    layers = effects_of(files)
     plain = sum(1 for first, second in PAIRS for key in files.tensors if key.endswith((first, second)))
     return AdapterCard(
         path=path,
@@ -106,7 +106,8 @@ def describe_adapter(path: Path) -> AdapterCard:
     )
 
 
-def _effects(files: AdapterFiles) -> tuple[LayerEffect, ...]:
+def effects_of(files: AdapterFiles) -> tuple[LayerEffect, ...]:
+    """The low-rank update of each layer, in order of name; nothing for other methods."""
     found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for a_end, b_end in PAIRS:
         for key, a_RI in files.tensors.items():

@@ -83,10 +83,28 @@ def read_pickled(path: Path, scratch: Path) -> Iterator[PickledModel]:
         yield _read_extract(path, folder)
 
 
-def _run_limited(path: Path, folder: Path) -> None:
+@contextmanager
+def read_pickled_weights(path: Path, scratch: Path) -> Iterator[Mapping[str, torch.Tensor]]:
+    """Read a pickled dict of tensors, such as an adapter's; they live as long as the context.
+
+    Args:
+        path: The file.
+        scratch: A folder with room for a copy.
+
+    Raises:
+        UnsafeError, IntegrityError, ModelError, ResourceError: As for `read_pickled`.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".pickled-") as name:
+        folder = Path(name)
+        _run_limited(path, folder, kind="weights")
+        yield _read_extract(path, folder).tensors
+
+
+def _run_limited(path: Path, folder: Path, kind: str | None = None) -> None:
     size = path.stat().st_size
     cpu_s = MIN_CPU_S + size // BYTES_PER_CPU_S
     arguments = [str(path.absolute()), str(folder.absolute()), str(cpu_s), str(2 * size + (64 << 20))]
+    arguments += [] if kind is None else [kind]
     code = START.format(path=[entry for entry in sys.path if entry], arguments=arguments, module=MODULE)
     try:
         done = subprocess.run(
@@ -134,12 +152,12 @@ def _read_extract(path: Path, folder: Path) -> PickledModel:
         raise IntegrityError(f"{path}: {fault}") from fault
     return PickledModel(
         place=str(path),
-        class_name=found["class"],
-        config=found["config"],
-        attributes=found["attributes"],
+        class_name=found.get("class", ""),
+        config=found.get("config", {}),
+        attributes=found.get("attributes", {}),
         tensors=tensors,
         shared=shared,
-        tokenizer_files=tuple(found["tokenizer_files"]),
+        tokenizer_files=tuple(found.get("tokenizer_files", ())),
         folder=folder,
     )
 

@@ -1,4 +1,4 @@
-"""The limited process: `python -m loratory.interop.pickled FILE FOLDER MAX_CPU_S MAX_FILE_BYTES`.
+"""The limited process: `python -m loratory.interop.pickled FILE FOLDER MAX_CPU_S MAX_FILE_BYTES [weights]`.
 
 It limits itself before it opens the file, and leaves either the extracted model or `refusal.json` in the folder.
 """
@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from loratory.errors import LoratoryError, ResourceError
-from loratory.interop.pickled.extract import REFUSAL_FILE, extract
+from loratory.interop.pickled.extract import REFUSAL_FILE, extract, extract_weights
 
 MAX_MEMORY_BYTES = 2 << 30
+WEIGHTS_ONLY = "weights"
 
 
 def main() -> int:
@@ -19,7 +20,7 @@ def main() -> int:
     path, folder = Path(sys.argv[1]), Path(sys.argv[2])
     limit(cpu_s=int(sys.argv[3]), file_bytes=int(sys.argv[4]))
     try:
-        extract(path, folder)
+        (extract_weights if sys.argv[5:] == [WEIGHTS_ONLY] else extract)(path, folder)
     except LoratoryError as fault:
         return refuse(folder, fault)
     except (MemoryError, RecursionError) as fault:

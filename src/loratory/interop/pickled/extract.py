@@ -56,6 +56,34 @@ def extract(path: Path, folder: Path) -> None:
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, allow_nan=False), encoding="utf-8")
 
 
+def extract_weights(path: Path, folder: Path) -> None:
+    """Write `storages.safetensors` and `description.json` for a pickled dict of tensors, such as an adapter's weights.
+
+    Args:
+        path: The file: `torch.save` of a dict of tensors.
+        folder: An existing, empty folder.
+
+    Raises:
+        UnsafeError: The file is more than tensors, or made to exhaust the reader.
+        IntegrityError: It is damaged.
+        ModelError: It holds something else than a dict of tensors.
+    """
+    with Container(path) as container:
+        value = interpret(container.program())
+        tree = ModuleTree()
+        if not isinstance(value, dict) or not value:
+            raise ModelError(f"it holds a {type(value).__name__}, not a dict of tensors")
+        for name, view in value.items():
+            if not isinstance(name, str) or not isinstance(view, View):
+                raise ModelError(
+                    f"entry {str(name)[:80]!r} is no tensor; only a plain dict of tensors can be converted"
+                )
+            tree.tensors[name] = view
+        _write_storages(container, _storages(tree), folder / STORAGES_FILE)
+    description = {"tensors": {name: _window(view) for name, view in tree.tensors.items()}}
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, allow_nan=False), encoding="utf-8")
+
+
 def _parts(value: Any) -> tuple[InertObject, Any]:
     model, tokenizer = value, None
     if isinstance(value, dict) and "model" in value:
