@@ -4,7 +4,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from loratory.adapter import attach_adapter
 from loratory.config import AdapterConfig
-from loratory.engine.memory_budget import GIB, MIB, MemoryRoom, PassMemory, max_pass_tokens, memory_room, pass_memory
+from loratory.engine.forecast.memory import GIB, MIB
+from loratory.engine.memory_budget import MemoryRoom, PassMemory, max_pass_tokens, memory_room, pass_memory
 
 CPU = torch.device("cpu")
 

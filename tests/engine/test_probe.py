@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from loratory.config import RunConfig
 from loratory.engine import probe
-from loratory.engine.memory_budget import GIB, MemoryRoom
+from loratory.engine.forecast.memory import GIB
+from loratory.engine.memory_budget import MemoryRoom
 from loratory.engine.peak_memory import PeakMemory
 from loratory.engine.step import TrainStep
 from loratory.engine.training import TrainingResult, run_training

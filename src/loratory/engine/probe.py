@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 
 from loratory.engine import random_state
 from loratory.engine.evaluate import Evaluator
-from loratory.engine.memory_budget import GIB, MIB, MemoryRoom, PassMemory, used_bytes
+from loratory.engine.forecast.memory import GIB, MIB
+from loratory.engine.memory_budget import MemoryRoom, PassMemory, used_bytes
 from loratory.engine.micro_batching import MicroBatching
 from loratory.engine.optimizer import NamedOptimizer
 from loratory.engine.peak_memory import PeakMemory

@@ -7,9 +7,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from loratory.config import TrainConfig
+from loratory.engine.forecast.memory import GIB, MIB
 from loratory.engine.memory_budget import (
-    GIB,
-    MIB,
     MemoryRoom,
     PassMemory,
     label_share,
