@@ -1,7 +1,5 @@
-"""The verbs that let a finished run answer: predict and chat."""
+"""The verb that lets a finished run answer rows: predict."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,39 +108,6 @@ def chosen_labels(choice: str, config: "RunConfig") -> tuple[str, ...] | None:
     return found
 
 
-def chat(
-    run: RunFolder,
-    max_new_tokens: MaxNewTokens = None,
-    system: Annotated[str | None, typer.Option(help="System prompt; default: data.system of the run.")] = None,
-    base: Base = False,
-    force_template: ForceTemplate = False,
-    trust_remote_code: TrustRemoteCode = False,
-) -> None:
-    """Talk to the trained model. /reset forgets, /base and /adapter switch, /exit leaves."""
-    directory, config = open_run(run)
-    session = open_run_session(
-        directory, config, base=base, force_template=force_template, trust_remote_code=trust_remote_code
-    )
-    from loratory.infer.chat import Chat
-
-    talk = Chat(
-        session,
-        system=system if system is not None else config.data.system,
-        max_new_tokens=max_new_tokens or config.predict.max_new_tokens,
-        sampling=run_sampling(config.predict, seed=config.train.seed),
-    )
-    for line in _lines_of_user():
-        if line == "/exit":
-            break
-        if line == "/reset":
-            talk.reset()
-        elif line in {"/base", "/adapter"}:
-            talk.use_adapter = line == "/adapter"
-        else:
-            talk.say(line, on_text=lambda piece: typer.echo(piece, nl=False))
-            typer.echo()
-
-
 def _score(folder: Path, *, has_answers: bool, config: "RunConfig") -> None:
     """Score a predictions file, write the scores beside it and print them."""
     if not has_answers:
@@ -153,16 +118,3 @@ def _score(folder: Path, *, has_answers: bool, config: "RunConfig") -> None:
     found = score_file(folder / "generated_predictions.jsonl", long_answer_chars=config.evaluation.long_answer_chars)
     write_scores(folder / "text_metrics.json", found.scores)
     print_scores(found.scores)
-
-
-def _lines_of_user() -> Iterator[str]:
-    """What the user types, line by line, until the end of input; empty lines are passed over."""
-    is_terminal = sys.stdin.isatty()
-    while True:
-        if is_terminal:
-            typer.echo("> ", nl=False)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield line.strip()

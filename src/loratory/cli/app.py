@@ -8,9 +8,11 @@ import typer
 
 from loratory import __version__
 from loratory.cli.adapter import merge, show_adapter
-from loratory.cli.answers import chat, predict
+from loratory.cli.answers import predict
+from loratory.cli.chat import chat, compare_chat
 from loratory.cli.data import check, preview, stats, subset
 from loratory.cli.evaluate import evaluate
+from loratory.cli.export import card, gguf, hub, ollama, vllm
 from loratory.cli.failure import failures_as_exit_codes
 from loratory.cli.importing import import_run
 from loratory.cli.model import load, save, show
@@ -45,6 +47,7 @@ def make_app() -> typer.Typer:
     app.callback()(_root)
     for verb in (train, prune, predict, score, evaluate, chat, demo):
         app.command()(verb)
+    app.command("compare-chat")(compare_chat)
     app.command("import")(import_run)
     app.command("sft", context_settings=SFT_CONTEXT)(sft)
     app.add_typer(_group("Show the configuration and its schema.", show=show_config, schema=show_schema), name="config")
@@ -53,6 +56,10 @@ def make_app() -> typer.Typer:
     )
     app.add_typer(_group("Look into adapters and merge them.", show=show_adapter, merge=merge), name="adapter")
     app.add_typer(_group("Open base models, save them in another form.", load=load, save=save, show=show), name="model")
+    app.add_typer(
+        _group("Hand a trained model to other programs.", gguf=gguf, ollama=ollama, vllm=vllm, card=card, hub=hub),
+        name="export",
+    )
     return app
 
 
