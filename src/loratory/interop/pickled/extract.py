@@ -76,7 +76,7 @@ def extract_weights(path: Path, folder: Path) -> None:
         for name, view in value.items():
             if not isinstance(name, str) or not isinstance(view, View):
                 raise ModelError(
-                    f"entry {str(name)[:80]!r} is no tensor; only a plain dict of tensors can be converted"
+                    f"entry {str(name)[:80]!r} is no tensor; a plain dict of tensors is needed"
                 )
             tree.tensors[name] = view
         _write_storages(container, _storages(tree), folder / STORAGES_FILE)
