@@ -22,7 +22,18 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 SMALL = {
     "train": ["data.max_samples=8", "data.cutoff_len=512", "train.max_steps=1"],
     "predict": ["--limit", "2", "--max-new-tokens", "4"],
+    "evaluate": [
+        "data.max_samples=8",
+        "predict.max_new_tokens=4",
+        "evaluation.limit=4",
+        "evaluation.speed_prompt_tokens=4",
+        "evaluation.speed_new_tokens=2",
+        "evaluation.speed_repeats=1",
+        "evaluation.speed_batch_sizes=[1]",
+    ],
 }
+# Scripts that take a verb's settings behind their own flags.
+VERB_OF = {"main.py": "train", "evaluation/run_evaluation.py": "evaluate"}
 TYPED = {"chat": "cancel my plan\n/exit\n"}
 # Whole targets: run by hand and by continuous integration; here they only have to exist.
 HEAVY = {"loratory demo"}
@@ -59,7 +70,7 @@ def run(command: str, folder: Path) -> None:
             assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"
         case ["python", script, *arguments]:
             done = subprocess.run(
-                [sys.executable, str(ROOT / script), *arguments, *SMALL["train"]],
+                [sys.executable, str(ROOT / script), *arguments, *SMALL[VERB_OF[script]]],
                 capture_output=True, text=True, cwd=folder, check=False,
             )  # fmt: skip
             assert done.returncode == 0, f"{command}\n{done.stderr}"
