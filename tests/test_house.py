@@ -26,6 +26,7 @@ FLOORS = {
     "objective": 6,
     "engine": 7,
     "evaluation": 8,
+    "compare": 9,
     "report": 9,
     "export": 9,
     "sweep": 10,

@@ -37,6 +37,7 @@ def predict(
     source = data or config.data.test
     if source is None:
         raise ConfigError("data.test: the run names no test rows; give --data FILE")
+    from loratory.compare.test_set import write_test_set
     from loratory.infer.predict import write_predictions
 
     records = _read_rows(source, config, limit=limit, require_answer=False)
@@ -64,6 +65,7 @@ def predict(
             )
     folder = output or directory.predictions / f"{Path(source).stem}{'-base' if base else ''}"
     write_predictions(folder / "generated_predictions.jsonl", predictions)
+    write_test_set(folder, source, records)
     typer.echo(f"predictions: {folder / 'generated_predictions.jsonl'}")
     _score(folder, has_answers=all(record.answer is not None for record in records), config=config)
 
