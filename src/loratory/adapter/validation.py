@@ -127,7 +127,7 @@ def _look_at_size(findings: Findings, folder: Path, base: str | None, size: tupl
         return
     numbers, num_bytes = _size(ShardReader(files))
     if numbers == size[0]:
-        text = f"as many numbers as the base ({numbers:,}), {size[1] / 2**20:.1f} MiB (base {num_bytes / 2**20:.1f})"
+        text = f"as many values as the base ({numbers:,}), {size[1] / 2**20:.1f} MiB (base {num_bytes / 2**20:.1f})"
         findings.add("size", "fine", text)
     else:
         findings.add(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from loratory import __version__
-from loratory.cli.adapter import merge, show_adapter
+from loratory.cli.adapter import check_adapter, convert, diff, merge, save_adapter_as, show_adapter, validate
 from loratory.cli.answers import predict
 from loratory.cli.chat import chat, compare_chat
 from loratory.cli.data import check, preview, stats, subset
@@ -54,7 +54,19 @@ def make_app() -> typer.Typer:
     app.add_typer(
         _group("Look at rows before training.", check=check, subset=subset, stats=stats, preview=preview), name="data"
     )
-    app.add_typer(_group("Look into adapters and merge them.", show=show_adapter, merge=merge), name="adapter")
+    app.add_typer(
+        _group(
+            "Look into adapters, compare, save and merge them.",
+            show=show_adapter,
+            check=check_adapter,
+            save=save_adapter_as,
+            merge=merge,
+            diff=diff,
+            convert=convert,
+            validate=validate,
+        ),
+        name="adapter",
+    )
     app.add_typer(_group("Open base models, save them in another form.", load=load, save=save, show=show), name="model")
     app.add_typer(
         _group("Hand a trained model to other programs.", gguf=gguf, ollama=ollama, vllm=vllm, card=card, hub=hub),
