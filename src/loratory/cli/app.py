@@ -10,14 +10,17 @@ from loratory import __version__
 from loratory.cli.adapter import check_adapter, convert, diff, merge, save_adapter_as, show_adapter, validate
 from loratory.cli.answers import predict
 from loratory.cli.chat import chat, compare_chat
+from loratory.cli.compare import compare
 from loratory.cli.data import check, preview, stats, subset
 from loratory.cli.evaluate import evaluate
 from loratory.cli.export import card, gguf, hub, ollama, vllm
 from loratory.cli.failure import failures_as_exit_codes
 from loratory.cli.importing import import_run
 from loratory.cli.model import load, save, show
+from loratory.cli.plan import plan
 from loratory.cli.prune import prune
 from loratory.cli.score import score
+from loratory.cli.serve import serve
 from loratory.cli.sft import CONTEXT as SFT_CONTEXT
 from loratory.cli.sft import sft
 from loratory.cli.training import show_config, show_schema, train
@@ -45,7 +48,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for verb in (train, prune, predict, score, evaluate, chat, demo):
+    for verb in (train, plan, prune, predict, score, evaluate, chat, serve, demo, compare):
         app.command()(verb)
     app.command("compare-chat")(compare_chat)
     app.command("import")(import_run)

@@ -1,4 +1,4 @@
-"""The smallest changes that make a run fit: those that leave the loss as it is first, then those that change it least."""
+"""The smallest changes that make a run fit: the loss stays as it is, if that will do."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

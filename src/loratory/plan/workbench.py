@@ -174,13 +174,16 @@ def open_workbench(config: RunConfig, *, note: Callable[[str], None]) -> Workben
 
 
 def _shortened(row: Row, cutoff_len: int) -> Row:
-    sequences = tuple(
-        TokenSequence(s.token_ids[-cutoff_len:], s.weights[-cutoff_len:], max(0, s.prompt_length - len(s) + cutoff_len))
-        if len(s) > cutoff_len
-        else s
-        for s in row.sequences
-    )
-    return replace(row, sequences=sequences)
+    return replace(row, sequences=tuple(_end_of(sequence, cutoff_len) for sequence in row.sequences))
+
+
+def _end_of(sequence: TokenSequence, length: int) -> TokenSequence:
+    if len(sequence) <= length:
+        return sequence
+    weights = sequence.weights[-length:].copy()
+    weights[0] = 0.0
+    lost = len(sequence) - length
+    return TokenSequence(sequence.token_ids[-length:], weights, max(0, sequence.prompt_length - lost))
 
 
 def _room(budget_gib: float | None, weights: int, place: Place) -> MemoryRoom:
