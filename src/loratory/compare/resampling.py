@@ -57,7 +57,9 @@ def resample(settings: Sequence[Sequence[Statistics]], *, seed: int = 0, num_res
         return None
     values = [run.values_NK[takes_part] for run in runs]
     counts_1 = np.array([float(num_rows)])
-    points = [float(run.combine(v.sum(axis=0, keepdims=True), counts_1)[0]) for run, v in zip(runs, values, strict=True)]
+    points = [
+        float(run.combine(v.sum(axis=0, keepdims=True), counts_1)[0]) for run, v in zip(runs, values, strict=True)
+    ]
     generator = np.random.default_rng(seed)
     columns = np.concatenate(values, axis=1)
     edges = np.cumsum([v.shape[1] for v in values])[:-1]

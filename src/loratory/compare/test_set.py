@@ -7,7 +7,6 @@ and by their prompts less what all prompts of the file share.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +81,16 @@ def read_test_set(folder: Path, predictions: Sequence[Prediction]) -> TestSet:
 def question_cores(predictions: Sequence[Prediction]) -> list[str]:
     """Prompts less the beginning and the end that all of them share: the template, and no more than questions share."""
     prompts = [row.prompt for row in predictions]
-    head = len(os.path.commonprefix(prompts))
+    head = _shared_start(prompts)
     tails = [prompt[head:][::-1] for prompt in prompts]
-    tail = len(os.path.commonprefix(tails))
+    tail = _shared_start(tails)
     return [text[tail:][::-1] for text in tails]
+
+
+def _shared_start(texts: Sequence[str]) -> int:
+    """Characters that all texts begin with."""
+    first, last = min(texts), max(texts)
+    return next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
 
 
 def refuse_different(sets: Sequence[tuple[str, TestSet, Sequence[Prediction]]]) -> None:
