@@ -1,0 +1,184 @@
+"""What stands before every route: key, host, origin, size and time. Whatever is not let in here reaches nothing."""
+
+import asyncio
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+
+from loratory.infer.server.key import ApiKey
+from loratory.infer.server.limits import ServerLimits
+from loratory.infer.server.refusal import RefusalError
+from loratory.infer.server.replies import fault
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN_PATHS = frozenset({"/healthz"})
+"""Routes without a key: they tell that the server is there, and nothing else."""
+
+
+class Drain:
+    """Whether the server still takes requests, and how many are under way."""
+
+    def __init__(self) -> None:
+        self.is_closing = False
+        self.num_requests = 0
+
+
+class Guard:
+    """An ASGI application around another.
+
+    Args:
+        app: What is guarded.
+        key: The key to be shown.
+        hosts: Names that requests may give as their host; addresses of this machine are allowed when it listens to
+            more than itself.
+        is_local: Whether the server listens to its own machine only.
+        limits: Sizes and times.
+        drain: Counts requests; closes the door.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        key: ApiKey,
+        hosts: Collection[str],
+        is_local: bool,
+        limits: ServerLimits,
+        drain: Drain,
+    ) -> None:
+        self._app = app
+        self._key = key
+        self._hosts = {host.lower().strip("[]") for host in hosts}
+        self._is_local = is_local
+        self._limits = limits
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection's request."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        self._drain.num_requests += 1
+        timed = self._timed(send)
+        try:
+            self._check(scope)
+            body = await self._body(scope, receive)
+            await self._app(scope, _replayed(body, receive), timed)
+        except RefusalError as refusal:
+            await send_refusal(refusal, timed)
+        except TimeoutError:
+            # The client does not take what it asked for; the connection ends with the task.
+            return
+        finally:
+            self._drain.num_requests -= 1
+
+    def _check(self, scope: Scope) -> None:
+        headers: dict[bytes, bytes] = {}
+        if len(scope["headers"]) > self._limits.max_headers:
+            raise RefusalError(431, f"too many headers; at most {self._limits.max_headers}")
+        for name, value in scope["headers"]:
+            if name in headers and name in (b"host", b"authorization", b"content-type", b"origin"):
+                raise RefusalError(400, f"header {name.decode('latin-1')} is given twice")
+            headers[name] = value
+        self._check_host(headers)
+        if scope["path"] in OPEN_PATHS:
+            return
+        if not self._key.is_shown_by(headers.get(b"authorization", b"")):
+            raise RefusalError(
+                401,
+                "no valid key: send the header 'Authorization: Bearer KEY'",
+                code="invalid_api_key",
+                headers={"www-authenticate": "Bearer"},
+            )
+        if self._drain.is_closing:
+            raise RefusalError(503, "the server is shutting down", headers={"retry-after": "5", "connection": "close"})
+        if scope["method"] == "POST":
+            kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+            if kind != b"application/json":
+                raise RefusalError(415, "the body must be JSON with 'Content-Type: application/json'")
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        """No other website may speak to the server through a browser, under whatever name it found it."""
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if not self._is_own(_without_port(host)):
+            raise RefusalError(403, "this host name is not served here", code="host_not_allowed")
+        origin = headers.get(b"origin")
+        if origin is not None and origin.decode("latin-1").lower() not in {f"http://{host}", f"https://{host}"}:
+            raise RefusalError(403, "requests from other origins are not answered", code="origin_not_allowed")
+        if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+            raise RefusalError(403, "requests from other sites are not answered", code="origin_not_allowed")
+
+    def _is_own(self, name: str) -> bool:
+        if name in self._hosts:
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        # An address is no name that somebody else could point here.
+        return address.is_loopback if self._is_local else True
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        too_large = RefusalError(
+            413, f"the body is larger than {self._limits.max_body_bytes} bytes", headers={"connection": "close"}
+        )
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if len(declared) > 15 or int(declared) > self._limits.max_body_bytes:
+            raise too_large
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.body_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise RefusalError(400, "the client left")
+                    body += message.get("body", b"")
+                    if len(body) > self._limits.max_body_bytes:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise RefusalError(408, "the body did not arrive in time", headers={"connection": "close"}) from None
+
+    def _timed(self, send: Send) -> Send:
+        async def timed(message: MutableMapping[str, Any]) -> None:
+            async with asyncio.timeout(self._limits.send_s):
+                await send(message)
+
+        return timed
+
+
+async def send_refusal(refusal: RefusalError, send: Send) -> None:
+    """Answer a request with an error."""
+    content = fault(refusal.status, refusal.message, param=refusal.param, code=refusal.code)
+    body = json.dumps(content).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **refusal.headers}
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    is_read = False
+
+    async def replay() -> MutableMapping[str, Any]:
+        nonlocal is_read
+        if is_read:
+            return await receive()
+        is_read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
