@@ -38,8 +38,8 @@ def print_scores(scores: Mapping[str, "Score"]) -> None:
     from rich.table import Table
 
     table = Table("metric", "percent", "95 % interval", "rows")
-    for name, score in scores.items():
-        table.add_row(name, f"{score.value:.2f}", f"{score.low:.2f} to {score.high:.2f}", str(score.n))
+    for score in scores.values():
+        table.add_row(score.id, f"{score.value:.2f}", f"{score.low:.2f} to {score.high:.2f}", str(score.n))
     Console().print(table)
 
 
