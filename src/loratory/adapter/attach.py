@@ -10,24 +10,40 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from loratory.adapter.load import apply_adapter, read_adapter
+from loratory.adapter.calibration import Calibration, with_init_options
+from loratory.adapter.load import apply_adapter, put_on, read_adapter
 from loratory.adapter.lora import lora_config, quiet_peft
+from loratory.adapter.method import method_config, method_targets
 from loratory.adapter.pattern import expand_pattern
-from loratory.adapter.peft_file import LoraFile
+from loratory.adapter.peft_file import LORA_OPTIONS, LoraFile
 from loratory.adapter.stack import LowRank, add, lora_updates, negate, remember_fixed_update
 from loratory.adapter.targets import adaptable_modules, resolve_targets
 from loratory.adapter.trainable import TrainableReport, count_trainable
 from loratory.config import AdapterConfig
+from loratory.data.sequence import TokenSequence
 from loratory.errors import AdapterError, suggest
 from loratory.model.quantise import is_quantised
 from loratory.model.task import head_modules
 
-INITS = ("default", "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_N")
-BASE_CHANGING_INIT = re.compile(r"olora|pissa(_niter_[1-9]\d?)?")
+INITS = ("default", "gaussian", "orthogonal", "eva", "loftq", "olora", "pissa", "pissa_niter_N", "corda", "lora_ga")
+PLAIN_INITS = INITS[:5]
+BASE_CHANGING_INIT = re.compile(r"olora|pissa(_niter_[1-9]\d?)?|corda|lora_ga")
+# They change the base, need a kind of training of their own, or name parameters instead of modules.
+UNSAVABLE_OPTIONS = (
+    "layer_replication",
+    "target_parameters",
+    "kasa_config",
+    "arrow_config",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "monteclora_config",
+)
+DATA_DRIVEN_INITS = ("eva", "corda", "lora_ga")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +66,8 @@ def attach_adapter(
     seed: int,
     base_identity: str | None = None,
     new_modules: Sequence[str] = (),
+    calibration: Sequence[TokenSequence] = (),
+    original_weights: Path | None = None,
 ) -> AttachedAdapter:
     """Attach what the section describes; the model is changed in place.
 
@@ -63,13 +81,15 @@ def attach_adapter(
         base_identity: `LoadedModel.identity`, checked against the manifest of an adapter at `section.path`.
         new_modules: `LoadedModel.new_modules`, which are trained and saved with the adapter, as every
             classification head is.
+        calibration: Training rows for initialisations that look at the data (eva, corda, lora_ga).
+        original_weights: The base's safetensors folder, for `init: loftq` on quantised weights.
 
     Raises:
         AdapterError: Options that contradict each other or the model, targets that match nothing, a targeted layer
             that would train nothing.
         IntegrityError, UnsafeError: The adapter at `section.path` does not fit or may not be read.
     """
-    if any(hasattr(module, "lora_A") for module in model.modules()):
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise AdapterError("the model carries an adapter already; load the base anew")
     if section.method == "full":
         return _attach_all(model, section)
@@ -79,8 +99,23 @@ def attach_adapter(
     fixed: dict[str, LowRank] = {}
     if section.path is not None:
         model, fixed = _merge_earlier(model, Path(section.path), base_identity)
-    to_save = dict.fromkeys((*section.modules_to_save, *head_modules(model), *new_modules))
-    return _attach_new(model, section, seed, fixed, tuple(to_save))
+    to_save = tuple(dict.fromkeys((*section.modules_to_save, *head_modules(model), *new_modules)))
+    if section.method != "lora":
+        return _attach_method(model, section, seed, to_save)
+    data = Calibration(calibration, original_weights)
+    return _attach_new(model, section, seed, fixed, to_save, data)
+
+
+def _attach_method(
+    model: PreTrainedModel, section: AdapterConfig, seed: int, to_save: Sequence[str]
+) -> AttachedAdapter:
+    """A new adapter of any method but LoRA."""
+    targets = method_targets(model, section.method, section.targets, section.exclude)
+    with quiet_peft():
+        config = method_config(model, section.method, names=targets.names, options=section.options, to_save=to_save)
+    with _seeded(seed):
+        adapted = put_on(model, config, method=section.method)
+    return _report(adapted, targets.modules)
 
 
 def _attach_all(model: PreTrainedModel, section: AdapterConfig) -> AttachedAdapter:
@@ -97,7 +132,12 @@ def _attach_all(model: PreTrainedModel, section: AdapterConfig) -> AttachedAdapt
 
 
 def _attach_new(
-    model: PreTrainedModel, section: AdapterConfig, seed: int, fixed: dict[str, LowRank], to_save: Sequence[str]
+    model: PreTrainedModel,
+    section: AdapterConfig,
+    seed: int,
+    fixed: dict[str, LowRank],
+    to_save: Sequence[str],
+    data: Calibration,
 ) -> AttachedAdapter:
     targets = resolve_targets(model, section.targets, [*section.exclude, *_inside(model, to_save, section)])
     changes_base = BASE_CHANGING_INIT.fullmatch(section.init) is not None
@@ -118,10 +158,13 @@ def _attach_new(
             to_save=to_save,
             rank_pattern=expand_pattern(section.rank_pattern, targets.modules, key="adapter.rank_pattern"),
             alpha_pattern=expand_pattern(section.alpha_pattern, targets.modules, key="adapter.alpha_pattern"),
-            init=True if section.init == "default" else section.init,
+            init=True if section.init in ("default", "loftq") else section.init,
+            more=with_init_options(section.init, section.options),
         )
-    with _seeded(seed), quiet_peft():
-        adapted = get_peft_model(model, config)
+    with _seeded(seed):
+        data.before(model, config)
+        adapted = put_on(model, config, method="lora")
+        data.after(adapted, section.init)
     if changes_base:
         fixed = add(fixed, negate(lora_updates(adapted)))
     remember_fixed_update(adapted, fixed)
@@ -141,9 +184,14 @@ def _continue(model: PreTrainedModel, section: AdapterConfig, base_identity: str
     assert section.path is not None
     files = read_adapter(Path(section.path), base_identity=base_identity)
     _check_same(section, files.config)
+    if files.config.method == "p_tuning" or files.config.options.get("prefix_projection"):
+        raise AdapterError(
+            f"adapter.path: {section.path} holds the prompts that its encoder made, without the encoder, so it cannot be "
+            "trained further; start a new one, or take prompt_tuning"
+        )
     dropout = section.dropout if "dropout" in section.model_fields_set else None
     adapted = apply_adapter(model, files, trainable=True, dropout=dropout)
-    modules = [name for name, module in adapted.get_base_model().named_modules() if hasattr(module, "lora_A")]
+    modules = [name for name, module in adapted.get_base_model().named_modules() if isinstance(module, BaseTunerLayer)]
     return _report(adapted, modules)
 
 
@@ -177,9 +225,24 @@ def _report(adapted: PeftModel, modules: list[str] | tuple[str, ...]) -> Attache
 def _check_options(model: PreTrainedModel, section: AdapterConfig) -> None:
     faults = []
     init = section.init
+    lost = [name for name in UNSAVABLE_OPTIONS if section.options.get(name)]
+    if section.method == "lora" and lost:
+        faults.append(
+            f"adapter.options.{lost[0]}: an adapter with it cannot be saved so that it loads on the base again; leave "
+            f"it out. Further options of lora are {', '.join(LORA_OPTIONS)}, layers_to_transform, lora_bias"
+        )
+    if section.method != "lora" and section.create_new_adapter:
+        faults.append(
+            f"adapter.create_new_adapter: an earlier adapter and a new one of method {section.method} cannot be saved "
+            "as one; merge the earlier one with 'loratory adapter merge' first, or use method lora"
+        )
     changes_base = BASE_CHANGING_INIT.fullmatch(init) is not None
-    if init not in INITS[:3] and not changes_base:
+    if init not in PLAIN_INITS and not changes_base:
         faults.append(f"adapter.init: {init!r} is unknown; allowed are {', '.join(INITS)}.{suggest(init, INITS)}")
+    if init == "loftq" and not (is_quantised(model) or _is_meta(model)):
+        faults.append(
+            "adapter.init: loftq makes up for the error of 4-bit weights; set quantization.load_in_4bit: true"
+        )
     if init == "orthogonal" and any(rank % 2 for rank in (section.rank, *section.rank_pattern.values())):
         faults.append(f"adapter.init: orthogonal needs an even rank, adapter.rank is {section.rank}")
     if changes_base and is_quantised(model):
@@ -199,8 +262,25 @@ def _check_options(model: PreTrainedModel, section: AdapterConfig) -> None:
         raise AdapterError("\n".join(faults))
 
 
+def _is_meta(model: PreTrainedModel) -> bool:
+    return next(model.parameters()).device.type == "meta"
+
+
 def _check_same(section: AdapterConfig, file: LoraFile) -> None:
     """An option that the user wrote and that the adapter on disk contradicts is an error, not silently ignored."""
+    if section.method != file.method:
+        raise AdapterError(
+            f"adapter.method: {section.method}, but the adapter at adapter.path is {file.method}; write "
+            f"adapter.method: {file.method} to continue it"
+        )
+    different = [name for name, value in section.options.items() if file.options.get(name) != value]
+    if different:
+        raise AdapterError(
+            f"adapter.options: {', '.join(different)} differ from the adapter at adapter.path; leave them out to "
+            "continue it"
+        )
+    if file.method != "lora":
+        return
     pairs = (
         ("rank", file.rank),
         ("alpha", file.alpha),

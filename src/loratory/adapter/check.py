@@ -13,6 +13,9 @@ from loratory.adapter.attach import attach_adapter
 from loratory.adapter.trainable import TrainableReport
 from loratory.config import AdapterConfig
 
+READS_WEIGHTS = frozenset({"adamss", "boft", "frod", "shira", "unilora"})
+"""Methods that compute with the weights or draw real indices when attached; a random copy of the model stands in."""
+
 
 def check_adapter(
     section: AdapterConfig, model: PreTrainedModel, *, new_modules: Sequence[str] = ()
@@ -30,5 +33,10 @@ def check_adapter(
     """
     assert all(parameter.device.type == "meta" for parameter in model.parameters()), "a model without weights is needed"
     plain = section.model_copy(update={"init": "default"})
+    if section.method in READS_WEIGHTS:
+        drawn = copy.deepcopy(model).to_empty(device="cpu")
+        for parameter in drawn.parameters():
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+        return attach_adapter(drawn, plain, seed=0, new_modules=new_modules).report
     with torch.device("meta"):
         return attach_adapter(copy.deepcopy(model), plain, seed=0, new_modules=new_modules).report

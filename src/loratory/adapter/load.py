@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from loratory.adapter.lora import PEFT_HEADS, TASK_TYPES, lora_config, quiet_peft
 from loratory.adapter.manifest import TENSORS_FILE, AdapterManifest, read_manifest, verify_manifest
+from loratory.adapter.method import method_config, method_targets
 from loratory.adapter.pattern import expand_pattern
-from loratory.adapter.peft_file import LoraFile, read_lora_file
+from loratory.adapter.peft_file import LORA_OPTIONS, LoraFile, read_lora_file
 from loratory.adapter.save import adapter_tensors
 from loratory.adapter.stack import PREFIX
 from loratory.adapter.targets import resolve_targets, shortest_names
@@ -27,6 +28,10 @@ from loratory.model.task import task_of
 logger = logging.getLogger(__name__)
 
 PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+# Only of use before the first step, and able to fetch things; what was learnt replaces what they would give.
+START_OPTIONS = frozenset(
+    {"prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"}
+)
 LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector")
 
 
@@ -78,7 +83,7 @@ def read_adapter(path: Path, *, base_identity: str | None = None) -> AdapterFile
     elif base_identity is not None:
         named = f" (it names {config.base_name!r})" if config.base_name else ""
         warnings = (f"adapter {path} has no manifest: nothing proves that it was trained on this base{named}",)
-    tensors = _read_tensors(file)
+    tensors = _read_tensors(file, has_indices=config.method != "lora")
     return AdapterFiles(path=path, config=config, tensors=tensors, manifest=manifest, warnings=warnings)
 
 
@@ -114,20 +119,53 @@ def apply_adapter(
     """
     has_task = _has_task(model, files, trainable=trainable)
     config = _config_for(model, files, trainable=trainable, dropout=dropout, has_task=has_task)
-    with quiet_peft():
-        adapted = get_peft_model(model, config)
+    adapted = put_on(model, config, method=files.config.method)
     expected = adapter_tensors(adapted)
     tensors = _drop_copies_of_base(files, expected, model)
     _check_fit(files.path, expected, tensors)
     with quiet_peft():
         result = set_peft_model_state_dict(adapted, tensors)
-    assert not result.unexpected_keys, result.unexpected_keys
+    assert set(result.unexpected_keys) <= {"prompt_embeddings"}, result.unexpected_keys
     if not trainable:
         adapted.requires_grad_(False)
     return adapted.eval()
 
 
-def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
+def put_on(model: PreTrainedModel, config: PeftConfig, *, method: str) -> PeftModel:
+    """Let PEFT put an adapter on the model; what it cannot do is told in our terms.
+
+    Raises:
+        AdapterError: The method and the model's layers do not go together.
+    """
+    try:
+        with quiet_peft():
+            adapted = get_peft_model(model, config)
+    except (
+        RuntimeWarning,
+        IndexError,
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        AttributeError,
+        KeyError,
+        RuntimeError,
+        ZeroDivisionError,
+    ) as fault:
+        if method == "lora" and not _has_further_options(config):
+            raise
+        raise AdapterError(
+            f"adapter.method: {method} cannot be put on {type(model).__name__} with these options: {fault}. "
+            "Change adapter.options or adapter.targets, or take method lora, which goes with every linear layer"
+        ) from fault
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+def _has_further_options(config: PeftConfig) -> bool:
+    return any(getattr(config, name, None) for name in LORA_OPTIONS)
+
+
+def _read_tensors(file: Path, *, has_indices: bool) -> dict[str, torch.Tensor]:
     try:
         with safe_open(file, framework="pt") as stream:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
@@ -136,6 +174,8 @@ def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
     if not tensors:
         raise IntegrityError(f"{file} holds no tensors: the adapter is empty")
     for name, tensor in tensors.items():
+        if has_indices and tensor.dtype in (torch.int32, torch.int64):
+            continue
         if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
             raise IntegrityError(f"{file}: tensor {name!r} holds values that are not finite numbers")
     return tensors
@@ -162,9 +202,11 @@ def _has_task(model: PreTrainedModel, files: AdapterFiles, *, trainable: bool) -
 
 def _config_for(
     model: PreTrainedModel, files: AdapterFiles, *, trainable: bool, dropout: float | None, has_task: bool
-) -> LoraConfig:
-    modules = _adapted_modules(model, files)
+) -> PeftConfig:
     file = files.config
+    if file.method != "lora":
+        return _method_config_for(model, files, trainable=trainable, has_task=has_task)
+    modules = _adapted_modules(model, files)
     # PEFT writes both names that heads have, whichever the model has.
     absent = {name for name in PEFT_HEADS if file.task_type == "SEQ_CLS" and not hasattr(model, name)}
     return lora_config(
@@ -177,9 +219,28 @@ def _config_for(
         use_rslora=file.use_rslora,
         use_dora=file.use_dora,
         lora_bias=file.lora_bias,
-        modules_to_save=[name for name in file.modules_to_save if name not in absent],
+        to_save=[name for name in file.modules_to_save if name not in absent],
         rank_pattern=expand_pattern(file.rank_pattern, modules, key="rank_pattern"),
         alpha_pattern=expand_pattern(file.alpha_pattern, modules, key="alpha_pattern"),
+        inference_mode=not trainable,
+        has_task=has_task,
+        more=file.options,
+    )
+
+
+def _method_config_for(model: PreTrainedModel, files: AdapterFiles, *, trainable: bool, has_task: bool) -> PeftConfig:
+    file = files.config
+    names: tuple[str, ...] = ()
+    if file.target_modules:
+        names = method_targets(model, file.method, file.target_modules).names
+    absent = {name for name in PEFT_HEADS if file.task_type == "SEQ_CLS" and not hasattr(model, name)}
+    options = {name: value for name, value in file.options.items() if name not in START_OPTIONS}
+    return method_config(
+        model,
+        file.method,
+        names=names,
+        options=options,
+        to_save=[name for name in file.modules_to_save if name not in absent],
         inference_mode=not trainable,
         has_task=has_task,
     )

@@ -3,12 +3,14 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from peft import LoraConfig, TaskType
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from loratory.adapter.peft_options import build_config
 from loratory.errors import AdapterError
 from loratory.model.task import task_of
 
@@ -32,13 +34,14 @@ def lora_config(
     bias: str,
     use_rslora: bool,
     use_dora: bool,
-    modules_to_save: Sequence[str],
+    to_save: Sequence[str],
     rank_pattern: Mapping[str, int],
     alpha_pattern: Mapping[str, float],
     init: bool | str = True,
     lora_bias: bool = False,
     inference_mode: bool = False,
     has_task: bool = True,
+    more: Mapping[str, Any] | None = None,
 ) -> LoraConfig:
     """Build the PEFT configuration.
 
@@ -51,13 +54,14 @@ def lora_config(
         bias: none, all or lora_only.
         use_rslora: Rank-stabilised scale (Kalajdzievski, 2023).
         use_dora: Weight-decomposed update (Liu et al., 2024).
-        modules_to_save: Names of modules trained in full.
+        to_save: Names of modules trained in full.
         rank_pattern: Rank by literal name.
         alpha_pattern: Alpha by literal name.
         init: PEFT's init_lora_weights.
         lora_bias: Whether B has a bias.
         inference_mode: Whether the adapter's weights are frozen.
         has_task: Name the model's task, by which PEFT trains and saves a classification head too.
+        more: LoRA's further options under PEFT's names.
 
     Raises:
         AdapterError: A module to save that the model does not have, or a target that shares its weight.
@@ -69,25 +73,31 @@ def lora_config(
             f"adapter.targets: {' and '.join(shared)} share one weight in {type(model).__name__}, and two updates of "
             "it would contradict each other; to train it, put its name into adapter.modules_to_save"
         )
-    to_save = _modules_to_save(model, modules_to_save, shared)
-    return LoraConfig(
-        r=rank,
-        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
-        lora_dropout=dropout,
-        bias=bias,
-        target_modules=list(names),
-        use_rslora=use_rslora,
-        use_dora=use_dora,
-        init_lora_weights=init,
-        lora_bias=lora_bias,
-        modules_to_save=to_save or None,
-        rank_pattern=dict(rank_pattern),
-        alpha_pattern=dict(alpha_pattern),
-        fan_in_fan_out=bool(targeted) and all(isinstance(module, Conv1D) for module in targeted),
-        ensure_weight_tying=bool(shared) and SHARED_HEAD in to_save,
-        inference_mode=inference_mode,
-        task_type=TASK_TYPES[task_of(model)] if has_task else None,
-    )
+    whole = modules_to_save(model, to_save)
+    values = {
+        "r": rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_dropout": dropout,
+        "bias": bias,
+        "target_modules": list(names),
+        "use_rslora": use_rslora,
+        "use_dora": use_dora,
+        "init_lora_weights": init,
+        "lora_bias": lora_bias,
+        "modules_to_save": whole or None,
+        "rank_pattern": dict(rank_pattern),
+        "alpha_pattern": dict(alpha_pattern),
+        "fan_in_fan_out": bool(targeted) and all(isinstance(module, Conv1D) for module in targeted),
+        "ensure_weight_tying": bool(shared) and SHARED_HEAD in whole,
+        "inference_mode": inference_mode,
+        "task_type": TASK_TYPES[task_of(model)] if has_task else None,
+    }
+    try:
+        config = build_config("lora", {**values, **(more or {})})
+    except (ValueError, TypeError, NotImplementedError) as fault:
+        raise AdapterError(f"adapter.options: lora refuses these: {fault}") from fault
+    assert isinstance(config, LoraConfig)
+    return config
 
 
 @contextmanager
@@ -97,6 +107,11 @@ def quiet_peft() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        warnings.filterwarnings("ignore", message="Failed to load the CUDA extension")
+        warnings.filterwarnings("ignore", message="Unsupported layer type")
+        warnings.filterwarnings("ignore", message="Setting boft_n_butterfly_factor")
+        warnings.filterwarnings("ignore", message="Sparse invariant checks")
+        warnings.filterwarnings("error", message=".* were set but no parameter was matched")
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing. is deprecated", category=FutureWarning)
         yield
 
@@ -109,8 +124,13 @@ def shared_embedding(model: PreTrainedModel) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if module is head or module is embedding}
 
 
-def _modules_to_save(model: PreTrainedModel, names: Sequence[str], shared: Mapping[str, nn.Module]) -> list[str]:
-    """Check the names, and name a shared embedding as PEFT knows it: by its head, `lm_head`."""
+def modules_to_save(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
+    """Check the names, and name a shared embedding as PEFT knows it: by its head, `lm_head`.
+
+    Raises:
+        AdapterError: A name that is no module, or one that cannot be saved apart from the base.
+    """
+    shared = shared_embedding(model)
     kept = []
     for name in names:
         found = [full for full, _ in model.named_modules() if ends_with_any(full, [name])]

@@ -7,11 +7,14 @@ support are refused by name.
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from loratory.adapter.manifest import CONFIG_FILE
+from loratory.adapter.pattern import is_plain_name
+from loratory.config.method_catalogue import method_names, option_faults, options_of
 from loratory.errors import AdapterError, suggest
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -58,6 +61,10 @@ PASSED_OVER = frozenset(
         "runtime_config",
     }
 )
+# What LoRA has beyond the keys above and what is loaded through PEFT's own configuration class.
+LORA_OPTIONS = ("trainable_token_indices", "use_bdlora", "velora_config")
+SETTLED_KEYS = frozenset({"peft_type", "task_type", "target_modules", "exclude_modules", "modules_to_save"})
+MAX_OPTION = 1 << 31
 # Initialisations that change the base; an adapter saved as they left it does not fit the original base.
 BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
 
@@ -68,7 +75,8 @@ class LoraFile:
 
     Attributes mirror PEFT's names, with `rank` for `r`, `alpha` for `lora_alpha`, `dropout` for `lora_dropout`.
     `is_partial` tells that the file restricts its targets to some layers, so that fewer modules than the names match
-    are adapted.
+    are adapted. `method` is the name of PEFT's method; for another than lora, or for LoRA with further `options`, those
+    say what the adapter is, and the fields above hold what the method shares with LoRA.
     """
 
     rank: int
@@ -86,6 +94,8 @@ class LoraFile:
     ensure_weight_tying: bool
     base_name: str | None
     task_type: str | None
+    method: str = "lora"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_lora_file(folder: Path) -> LoraFile:
@@ -98,10 +108,15 @@ def read_lora_file(folder: Path) -> LoraFile:
     found = _read_json(folder)
     place = folder / CONFIG_FILE
     method = found.get("peft_type")
-    if method != "LORA":
-        raise AdapterError(f"{place}: peft_type is {method!r}; LORA adapters can be loaded")
+    name = str(method).lower()
+    if name == "full" or name not in method_names():
+        raise AdapterError(f"{place}: peft_type is {method!r}; allowed are {', '.join(method_names())}")
+    if name != "lora":
+        return _read_method(found, name, place)
     faults: list[str] = []
-    for key in sorted(set(found) - UNDERSTOOD - PASSED_OVER):
+    further = {key: found[key] for key in LORA_OPTIONS if found.get(key)}
+    faults += [f"{fault}" for fault in _option_faults("lora", further)]
+    for key in sorted(set(found) - UNDERSTOOD - PASSED_OVER - set(LORA_OPTIONS)):
         if found[key]:
             faults.append(f"{key}: {_short(found[key])} is not supported.{suggest(key, sorted(UNDERSTOOD))}")
     if found.get("task_type") not in (None, *TASK_TYPES):
@@ -129,6 +144,7 @@ def read_lora_file(folder: Path) -> LoraFile:
         ensure_weight_tying=_flag(found, "ensure_weight_tying", faults),
         base_name=_text(found.get("base_model_name_or_path")),
         task_type=_text(found.get("task_type")),
+        options=further,
     )
     for key, value in (("r", file.rank), *file.rank_pattern.items()):
         if not 1 <= value <= MAX_RANK:
@@ -138,6 +154,57 @@ def read_lora_file(folder: Path) -> LoraFile:
     if faults:
         raise AdapterError("\n".join(f"{place}: {fault}" for fault in faults))
     return file
+
+
+def _read_method(found: dict[str, Any], method: str, place: Path) -> LoraFile:
+    """The file of another method: every key is one of the method's options or settled by us."""
+    faults: list[str] = []
+    known = options_of(method)
+    names = set(known) | SETTLED_KEYS | PASSED_OVER | (UNDERSTOOD if method == "adalora" else set())
+    for key in sorted(set(found) - names):
+        if found[key]:
+            faults.append(f"{key}: {_short(found[key])} is not an option of {method}.{suggest(key, sorted(known))}")
+    options = {key: found[key] for key in known if key in found and found[key] != known[key]["default"]}
+    faults += _option_faults(method, options)
+    if found.get("task_type") not in (None, *TASK_TYPES):
+        faults.append(f"task_type: {_short(found['task_type'])}; allowed are {', '.join(TASK_TYPES)}")
+    file = LoraFile(
+        rank=options["r"] if isinstance(options.get("r"), int) else 0,
+        alpha=0.0,
+        dropout=0.0,
+        target_modules=_targets(found, faults),
+        is_partial=True,
+        bias="none",
+        use_rslora=False,
+        use_dora=False,
+        lora_bias=False,
+        modules_to_save=_names(found, "modules_to_save", faults),
+        rank_pattern={},
+        alpha_pattern={},
+        ensure_weight_tying=False,
+        base_name=_text(found.get("base_model_name_or_path")),
+        task_type=_text(found.get("task_type")),
+        method=method,
+        options=options,
+    )
+    if faults:
+        raise AdapterError("\n".join(f"{place}: {fault}" for fault in faults))
+    return file
+
+
+def _option_faults(method: str, options: Mapping[str, Any]) -> list[str]:
+    """Wrong types, names that would be compiled as expressions, numbers that would fill memory, files of pickles."""
+    faults = [fault.removeprefix("options.") for fault in option_faults(method, options, is_continued=True)]
+    for name, value in options.items():
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_OPTION:
+            faults.append(f"{name}: {value}; allowed are numbers up to {MAX_OPTION}")
+        keys: list[object] = []
+        if name.endswith("_pattern") and isinstance(value, Mapping):
+            keys = list(value)
+        elif name in ("layers_pattern", "feedforward_modules", "target_parameters") and value is not None:
+            keys = list(value) if isinstance(value, list) else [value]
+        faults += [f"{name}: {_short(key)} is no plain name" for key in keys if not is_plain_name(str(key))]
+    return faults
 
 
 def _read_json(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel, PeftType, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from loratory.adapter.lora import PEFT_HEADS, SHARED_HEAD, shared_embedding
@@ -37,18 +37,27 @@ def save_adapter(
         NumericsError: A weight of the adapter is not finite; nothing is written.
     """
     config = copy.deepcopy(model.peft_config[ADAPTER])
-    fields: dict[str, Any] = {"target_modules": sorted(config.target_modules)}
+    fields: dict[str, Any] = {}
+    if isinstance(getattr(config, "target_modules", None), set | list):
+        fields["target_modules"] = sorted(config.target_modules)
+    if isinstance(getattr(config, "feedforward_modules", None), set | list):
+        fields["feedforward_modules"] = sorted(config.feedforward_modules)
+    if config.peft_type == PeftType.ADALORA:
+        fields["rank_pattern"] = None  # ranks that were given up are zeros, and the file loads anywhere
+    if getattr(config, "init_lora_weights", None) in ("eva", "corda", "lora_ga"):
+        fields |= {"init_lora_weights": True, "eva_config": None, "corda_config": None, "lora_ga_config": None}
     tensors = adapter_tensors(model)
     if fixed_update(model):
         whole_modules = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
-        tensors, fields = stacked(model, config)
+        tensors, stacked_fields = stacked(model, config)
+        fields |= stacked_fields
         tensors |= whole_modules
     broken = sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
     if broken:
         raise NumericsError(f"{len(broken)} adapter tensors are not finite (first: {broken[0]}); nothing was saved")
     for name, value in fields.items():
         setattr(config, name, value)
-    if config.modules_to_save is not None:
+    if getattr(config, "modules_to_save", None) is not None:
         base = model.get_base_model()
         shared = set(shared_embedding(base))
         absent = {name for name in PEFT_HEADS if not hasattr(base, name)}
@@ -64,7 +73,15 @@ def save_adapter(
 def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     """The adapter's tensors under the keys of PEFT's file, on the CPU."""
     # "auto" would compare the vocabulary with the base's config on the hub.
-    state = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    config = model.peft_config[ADAPTER]
+    pattern = getattr(config, "rank_pattern", None)
+    if config.peft_type == PeftType.ADALORA:
+        config.rank_pattern = None
+    try:
+        state = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    finally:
+        if config.peft_type == PeftType.ADALORA:
+            config.rank_pattern = pattern
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 
 

@@ -3,10 +3,12 @@
 Whatever the user writes is resolved to full module names here, once; PEFT then gets literal names only.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -15,9 +17,10 @@ from loratory.adapter.pattern import is_plain_name, match_names
 from loratory.errors import AdapterError, suggest
 from loratory.model.task import head_modules
 
-# The usual choice by model type, as PEFT's documentation lists it (and the families that came after it).
-DEFAULT_TARGETS = MappingProxyType(
-    {
+# The usual choice by model type: PEFT's own table for LoRA, over which the list below wins.
+DEFAULT_TARGETS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {name: tuple(leaves) for name, leaves in PEFT_TARGETS.items() if not isinstance(leaves, str)}
+    | {
         "t5": ("q", "v"),
         "mt5": ("q", "v"),
         "bart": ("q_proj", "v_proj"),
@@ -55,6 +58,11 @@ DEFAULT_TARGETS = MappingProxyType(
         "smollm3": ("q_proj", "v_proj"),
     }
 )
+ATTENTION = re.compile("attn|attention", re.IGNORECASE)
+QUERY_AND_VALUE = frozenset(
+    {"q", "v", "q_proj", "v_proj", "query", "value", "query_proj", "value_proj", "q_lin", "v_lin"}
+    | {"c_attn", "query_key_value", "qkv_proj", "Wqkv", "W_pack", "in_proj"}
+)
 KEY = "adapter.targets"
 
 
@@ -72,25 +80,35 @@ class Targets:
     names: tuple[str, ...]
 
 
-def resolve_targets(model: PreTrainedModel, targets: str | Sequence[str], exclude: Sequence[str] = ()) -> Targets:
+def resolve_targets(
+    model: PreTrainedModel,
+    targets: str | Sequence[str],
+    exclude: Sequence[str] = (),
+    *,
+    among: Mapping[str, nn.Module] | None = None,
+) -> Targets:
     """Find the modules that `targets` means in this model.
 
     Args:
         model: The base model, not yet adapted.
-        targets: "all" (every linear layer except the output head), "default" (by model type), a list of names (a
+        targets: "all" (every linear layer except the output head; "complete" means the same), "standard" (the linear
+            layers of attention), "minimal" (queries and values), "default" (by model type), a list of names (a
             name selects every module whose full name is it or ends with "." and it), or one regular expression
             over full module names. A comma-separated string of plain names counts as a list.
         exclude: Names, matched like those of `targets`, that are taken out again.
+        among: Full name -> module of what can be adapted, where that is not what LoRA can adapt.
 
     Raises:
         AdapterError: A name or expression that matches nothing, or only modules that cannot be adapted.
     """
-    adaptable = adaptable_modules(model)
+    adaptable = adaptable_modules(model) if among is None else dict(among)
     head = _head_names(model)
-    if targets == "all":
+    if targets in ("all", "complete"):
         chosen = {name for name, module in adaptable.items() if name not in head and _is_linear(module)}
         if not chosen:
-            raise AdapterError(f"{KEY}: 'all' finds no linear layer in {_kind(model)}")
+            raise AdapterError(f"{KEY}: {targets!r} finds no linear layer in {_kind(model)}")
+    elif targets in ("standard", "minimal"):
+        chosen = _attention_layers(model, adaptable, is_minimal=targets == "minimal")
     elif isinstance(targets, str) and targets != "default" and not _is_name_list(targets):
         chosen = set(match_names(targets, list(adaptable), key=KEY))
         if not chosen:
@@ -122,6 +140,21 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _is_embedding(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding)
+
+
+def _attention_layers(model: PreTrainedModel, adaptable: Mapping[str, nn.Module], *, is_minimal: bool) -> set[str]:
+    """The linear layers inside attention modules, or only those of queries and values (or the fused one)."""
+    word = "minimal" if is_minimal else "standard"
+    chosen = {
+        name
+        for name, module in adaptable.items()
+        if _is_linear(module) and any(ATTENTION.search(part) for part in name.split(".")[:-1])
+    }
+    if is_minimal:
+        chosen = {name for name in chosen if name.rsplit(".", 1)[-1] in QUERY_AND_VALUE}
+    if not chosen:
+        raise AdapterError(f"{KEY}: {word!r} finds no such layer in {_kind(model)}; use 'all' or a list of names")
+    return chosen
 
 
 def _head_names(model: PreTrainedModel) -> set[str]:

@@ -166,6 +166,7 @@ def _describe(kind: Any) -> str:
         float: "a number",
         bool: "true or false",
         type(None): "null",
+        Any: "a value",
     }
     if kind in names:
         return names[kind]

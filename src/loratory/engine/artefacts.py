@@ -1,14 +1,16 @@
 """What a run leaves of its model: the tensors of a checkpoint and the final model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loratory.adapter import save_adapter
+from loratory.adapter.stepping import StepHook, adapter_hook
 from loratory.engine.optimizer import trainable_parameters
 from loratory.engine.state import load_weights, save_weights
 from loratory.model.task import task_of
@@ -32,6 +34,10 @@ class ModelArtefacts:
     base_identity: str
     template: Mapping[str, object]
     beside: torch.nn.Module | None = None
+    hook: StepHook = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hook", adapter_hook(self.model))
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Name -> parameter for everything that is trained."""
@@ -45,6 +51,8 @@ class ModelArtefacts:
         """The trained tensors exactly, in a form that other tools load too."""
         if isinstance(self.model, PeftModel):
             save_weights(folder / _ADAPTER_TENSORS, self.parameters())
+            if held := self.hook.tensors():
+                save_file(held, folder / _HOOK_TENSORS)
             save_adapter(self.model, folder, base_identity=self.base_identity, template=self.template)
             self._write_classes(folder)
         else:
@@ -61,6 +69,8 @@ class ModelArtefacts:
         name = _ADAPTER_TENSORS if isinstance(self.model, PeftModel) else _MODEL_TENSORS
         if isinstance(self.model, PeftModel):
             load_weights(folder / name, self.parameters())
+            if (folder / _HOOK_TENSORS).is_file():
+                self.hook.load(load_file(folder / _HOOK_TENSORS))
             return
         load_weights(folder / name, trainable_parameters(self.model))
         if self.beside is not None:
@@ -88,6 +98,7 @@ class ModelArtefacts:
             save_weights(folder / _BESIDE_TENSORS, self._parameters_beside())
 
 
+_HOOK_TENSORS = "adapter_steps.safetensors"
 _BESIDE = "beside"
 _BESIDE_TENSORS = "beside.safetensors"
 _ADAPTER_TENSORS = "trainable.safetensors"

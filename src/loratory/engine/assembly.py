@@ -101,6 +101,7 @@ def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) ->
     policy = _policy(materials, scorer, batching)
     source = _source(materials, plan, policy)
     schedule = make_schedule(section, _total_steps(section, source))
+    materials.artefacts.hook.begin(schedule.total_steps)
     step = _step(materials, scorer, batching, progress)
     evaluator = _evaluator(materials, scorer, batching, policy)
     is_probed = section.probe and not progress.step and policy is None
@@ -239,6 +240,7 @@ def _step(materials: Materials, scorer: Scorer, batching: MicroBatching, progres
         max_grad_norm=section.max_grad_norm,
         autocast_dtype=autocast_dtype(section, model.dtype),
         dump_dir=materials.run.path,
+        hook=materials.artefacts.hook,
     )
     if progress.step and step.scale.active:
         step.scale.value, step.scale.good_steps = progress.loss_scale, progress.loss_scale_good_steps

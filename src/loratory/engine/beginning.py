@@ -24,7 +24,7 @@ from loratory.tree.scorer import Scorer
 from loratory.tree.scorers import make_scorer
 
 _REFERENCE_TOKENS = 4096
-_NO_OP_INITS = {"default", "gaussian", "orthogonal"}
+_NO_OP_INITS = {"default", "gaussian", "orthogonal", "eva"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,4 +122,4 @@ def _reference_policy(
 def _is_no_op(section: AdapterConfig) -> bool:
     """Whether the fresh adapter does nothing yet, so that switching it off gives the policy's start."""
     is_fresh = section.method == "lora" and section.path is None and section.init in _NO_OP_INITS
-    return is_fresh and section.bias == "none" and not section.modules_to_save
+    return is_fresh and section.bias == "none" and not section.modules_to_save and not section.options

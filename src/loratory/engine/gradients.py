@@ -9,6 +9,7 @@ from loratory.errors import AdapterError
 
 _ADAPTER_PART = re.compile(
     r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|modules_to_save)\b.*"
+    r"|\.[^.]+\.default(\.[^.]+)?$"
 )
 _SHOWN = 8
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from loratory.adapter.stepping import NoHook, StepHook
 from loratory.engine.gradients import non_finite, refuse_untrained_layers, scale_to_norm, total_norm
 from loratory.engine.micro_batching import MicroBatching
 from loratory.engine.optimizer import NamedOptimizer
@@ -65,6 +66,7 @@ class TrainStep:
         max_grad_norm: float,
         autocast_dtype: torch.dtype | None,
         dump_dir: Path | None = None,
+        hook: StepHook | None = None,
     ) -> None:
         self._scorer = scorer
         self._objective = objective
@@ -75,6 +77,7 @@ class TrainStep:
         self._max_grad_norm = max_grad_norm
         self._autocast_dtype = autocast_dtype
         self._dump_dir = dump_dir
+        self._hook = NoHook() if hook is None else hook
         self._has_seen_gradient = False
         self.scale = LossScale(active=autocast_dtype == torch.float16)
 
@@ -109,6 +112,7 @@ class TrainStep:
             raise
         loss_sum = self._loss_sum(losses, passes, step)
         self._ranks.sum_gradients(self._parameters.values())
+        self._hook.before_update(self.scale.value)
         norm = self._unscaled_norm()
         result = StepResult(
             loss_sum=loss_sum,
@@ -130,6 +134,7 @@ class TrainStep:
             self._has_seen_gradient = True
         scale_to_norm(self._parameters, self._max_grad_norm, norm)
         self._optimizer.optimizer.step()
+        self._hook.after_update(step + 1)
         self.scale.grow()
         return result
 

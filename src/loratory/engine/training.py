@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from loratory.adapter import attach_adapter
+from loratory.adapter.calibration import ROWS as CALIBRATION_ROWS
+from loratory.adapter.calibration import original_weights
 from loratory.adapter.trainable import TrainableReport
 from loratory.config import RunConfig, TrainConfig
 from loratory.data.templates import BoundTemplate, bind_template
@@ -187,7 +189,11 @@ class _Session:
             seed=config.train.seed,
             base_identity=loaded.identity,
             new_modules=loaded.new_modules,
+            calibration=[sequence for row in rows.train[:CALIBRATION_ROWS] for sequence in row.sequences],
+            original_weights=original_weights(loaded.source),
         )
+        if config.adapter.preset is not None:
+            self._note(f"preset {config.adapter.preset}: rank {config.adapter.rank}, dropout {config.adapter.dropout:g}")
         self._note(attached.report.describe())
         if self._ranks.is_main:
             record_run(self._run, config, self._provenance(identity, attached.report))

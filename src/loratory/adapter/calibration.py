@@ -1,0 +1,123 @@
+"""Initialisations of LoRA that look at something first: the training data, or the weights before quantisation.
+
+EVA (arXiv 2410.07170) takes A from the activations of the data and gives ranks where they explain most; CorDA
+(arXiv 2406.05223) splits weights by the covariance of activations; LoRA-GA (arXiv 2407.05000) starts along the
+gradient; LoftQ (arXiv 2310.08659) makes up for the error of 4-bit weights. PEFT passes over the user's data.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, initialize_lora_eva_weights, replace_lora_weights_loftq
+from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
+from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.loraga import preprocess_loraga
+from transformers import PreTrainedModel
+
+from loratory.data.sequence import TokenSequence
+from loratory.errors import AdapterError
+
+ROWS = 128
+"""Rows that a calibration pass looks at, at most."""
+BATCH_ROWS = 4
+_CONFIGS = {
+    "eva": ("eva_config", EvaConfig),
+    "corda": ("corda_config", CordaConfig),
+    "lora_ga": ("lora_ga_config", LoraGAConfig),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """What an initialisation may look at.
+
+    Attributes:
+        rows: Tokenised training rows; the first `ROWS` are used.
+        original_weights: Folder of the base's safetensors.
+    """
+
+    rows: Sequence[TokenSequence]
+    original_weights: Path | None
+
+    def before(self, model: PreTrainedModel, config: LoraConfig) -> None:
+        """Passes over the bare model: CorDA's covariances, LoRA-GA's gradients.
+
+        Raises:
+            AdapterError: There are no rows.
+        """
+        if config.init_lora_weights == "corda":
+            self._need_rows("corda")
+            preprocess_corda(model, config, run_model=lambda: self._run(model))
+        elif config.init_lora_weights == "lora_ga":
+            self._need_rows("lora_ga")
+            preprocess_loraga(model, config, lambda: self._accumulate(model))
+            model.zero_grad(set_to_none=True)
+
+    def after(self, model: PeftModel, init: str) -> None:
+        """What needs the adapter in place: EVA's directions, LoftQ's correction.
+
+        Raises:
+            AdapterError: There are no rows, or no original weights.
+        """
+        if init == "eva":
+            self._need_rows("eva")
+            initialize_lora_eva_weights(model, list(self._batches(model.device)), show_progress_bar=False)
+        elif init == "loftq":
+            files = [] if self.original_weights is None else sorted(self.original_weights.glob("*.safetensors"))
+            if len(files) != 1:
+                raise AdapterError(
+                    "adapter.init: loftq reads the weights before quantisation from one safetensors file; this base "
+                    f"has {len(files)}. Use default"
+                )
+            replace_lora_weights_loftq(model, model_path=str(files[0]))
+
+    def _need_rows(self, init: str) -> None:
+        if not self.rows:
+            raise AdapterError(f"adapter.init: {init} looks at training rows, and none were given here; use default")
+
+    def _batches(self, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
+        """Right-padded rows; labels are -100 where a token is not learnt."""
+        rows = self.rows[:ROWS]
+        for start in range(0, len(rows), BATCH_ROWS):
+            part = rows[start : start + BATCH_ROWS]
+            longest = max(len(row) for row in part)
+            ids_BT = torch.zeros(len(part), longest, dtype=torch.int64)
+            mask_BT, labels_BT = torch.zeros_like(ids_BT), torch.full_like(ids_BT, -100)
+            for index, row in enumerate(part):
+                ids = torch.from_numpy(row.token_ids.astype("int64"))
+                ids_BT[index, : len(row)], mask_BT[index, : len(row)] = ids, 1
+                learnt = torch.from_numpy(row.weights > 0)
+                labels_BT[index, : len(row)][learnt] = ids[learnt]
+            yield {
+                "input_ids": ids_BT.to(device),
+                "attention_mask": mask_BT.to(device),
+                "labels": labels_BT.to(device),
+            }
+
+    @torch.no_grad()
+    def _run(self, model: PreTrainedModel) -> None:
+        for batch in self._batches(model.device):
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+
+    def _accumulate(self, model: PreTrainedModel) -> None:
+        for batch in self._batches(model.device):
+            model(**batch).loss.backward()
+
+
+def original_weights(source: str) -> Path | None:
+    """The folder that a base was loaded from, if it is one."""
+    path = Path(source)
+    return path if path.is_dir() else None
+
+
+def with_init_options(init: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """LoRA's further options, with the settings object that a data-driven initialisation needs."""
+    ready = dict(options)
+    if init in _CONFIGS:
+        name, kind = _CONFIGS[init]
+        if ready.get(name) is None:
+            ready[name] = kind()
+    return ready
