@@ -130,3 +130,68 @@ def test_asking_again_draws_anew_and_a_seed_repeats_a_conversation(session: Sess
     assert talk(1) == talk(1)
     assert talk(1) != talk(2)
     assert talk(1)[0] != talk(1)[1]
+
+
+def test_oldest_exchanges_are_forgotten_when_the_context_is_full(session: Session) -> None:
+    chat = Chat(session, system="Answer with codes.", max_new_tokens=120)
+    forgotten: list[int] = []
+    for number in range(8):
+        chat.say(f"question {number}", on_forgotten=forgotten.append)
+    assert forgotten
+    assert set(forgotten) <= {2, 4, 6, 8}
+    assert chat.history[0] == Turn("system", "Answer with codes.")
+    assert chat.history[1].role == "user"
+    assert chat.history[-2] == Turn("user", "question 7")
+
+
+def test_both_answer_from_the_same_history_and_the_adapters_is_kept(adapted: Session) -> None:
+    chat = Chat(adapted, max_new_tokens=6)
+    chat.say("hello")
+    before = chat.history
+    pieces: list[tuple[str, str]] = []
+    base, adapter = chat.say_both("cancel it", lambda name, piece: pieces.append((name, piece)))
+    assert base != adapter
+    assert chat.history == (*before, Turn("user", "cancel it"), Turn("assistant", adapter))
+    assert "".join(piece for name, piece in pieces if name == "base") == base
+    assert "".join(piece for name, piece in pieces if name == "adapter") == adapter
+    alone = Chat(adapted, max_new_tokens=6)
+    alone.say("hello")
+    assert alone.say("cancel it") == adapter
+    assert chat.use_adapter
+
+
+def test_both_without_an_adapter_leaves_everything(session: Session) -> None:
+    chat = Chat(session, max_new_tokens=3)
+    with pytest.raises(AdapterError, match="no adapter"):
+        chat.say_both("cancel it")
+    assert chat.history == ()
+
+
+def test_a_stopped_answer_stays_as_far_as_it_came(adapted: Session) -> None:
+    whole = Chat(adapted, max_new_tokens=12).say("cancel it")
+    chat = Chat(adapted, max_new_tokens=12)
+    shown: list[str] = []
+
+    def stop(piece: str) -> None:
+        shown.append(piece)
+        raise KeyboardInterrupt
+
+    chat.use_adapter = True
+    with pytest.raises(KeyboardInterrupt):
+        chat.say("cancel it", stop)
+    assert chat.history[-1].role == "assistant"
+    assert whole.startswith(chat.history[-1].content)
+    assert chat.history[-1].content == "".join(shown)
+    chat.reset()
+    assert chat.say("cancel it") == whole
+
+
+def test_another_system_text_keeps_the_conversation(session: Session) -> None:
+    chat = Chat(session, system="one", max_new_tokens=3)
+    chat.say("a")
+    chat.set_system("two")
+    assert [turn.content for turn in chat.history[:2]] == ["two", "a"]
+    chat.set_system(None)
+    assert chat.history[0] == Turn("user", "a")
+    chat.reset()
+    assert chat.history == ()

@@ -15,6 +15,8 @@ from loratory.cli.finished_run import open_run
 from loratory.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from loratory.config import ModelConfig, RunConfig
     from loratory.data.templates import BoundTemplate
     from loratory.export.conversation import ConversationFrame
@@ -215,23 +217,23 @@ def _trained(directory: "RunDirectory", config: "RunConfig") -> "tuple[ModelConf
     return config.model.model_copy(update=whole | {"tokenizer_name_or_path": None}), None
 
 
-def _bound(name: str, tokenizer: object, contract: Path | None) -> "BoundTemplate":
+def _bound(name: str, tokenizer: "PreTrainedTokenizerBase", contract: Path | None) -> "BoundTemplate":
     from loratory.data.templates import bind_template
     from loratory.infer.session import check_contract
 
-    bound = bind_template(name, tokenizer)  # type: ignore[arg-type]
+    bound = bind_template(name, tokenizer)
     if contract is not None:
         check_contract(contract, bound.contract())
     return bound
 
 
-def _own_chat_template(bound: "BoundTemplate", tokenizer: object) -> str | None:
+def _own_chat_template(bound: "BoundTemplate", tokenizer: "PreTrainedTokenizerBase") -> str | None:
     """Jinja of a template that is not the tokenizer's own; None when it is."""
     from loratory.export.conversation import conversation_frame, to_jinja
 
     if bound.name == "chat":
         return None
-    return to_jinja(conversation_frame(bound, tokenizer))  # type: ignore[arg-type]
+    return to_jinja(conversation_frame(bound, tokenizer))
 
 
 def _write_gguf(opened: _Opened, output: Path, dtype: "GgufDtype", *, overwrite: bool) -> "GgufReport":

@@ -31,7 +31,8 @@ class ConversationFrame:
         opening: Before the first question when there is no system text.
         system_start: Before the system text; None when the template knows no system text.
         system_end: Between the system text and the first question.
-        generation: Between a question and its answer.
+        generation: Between a question and where the model begins to answer.
+        answer_start: Before an answer that is given (a space that the model writes itself when it answers).
         answer_end: Between an answer and the next question; None when the template knows one exchange only.
         stop_texts: The tokens that end an answer, as text.
     """
@@ -40,6 +41,7 @@ class ConversationFrame:
     system_start: str | None
     system_end: str
     generation: str
+    answer_start: str
     answer_end: str | None
     stop_texts: tuple[str, ...]
 
@@ -51,7 +53,10 @@ class ConversationFrame:
             text = f"{self.system_start}{first.content}{self.system_end}"
             rest = turns[1:]
         for turn in rest:
-            text += turn.content + (self.generation if turn.role == "user" else str(self.answer_end))
+            if turn.role == "user":
+                text += turn.content + self.generation
+            else:
+                text += self.answer_start + turn.content + str(self.answer_end)
         return text
 
     def without_bos(self, bos: str | None) -> "ConversationFrame":
@@ -82,15 +87,17 @@ def conversation_frame(template: BoundTemplate, tokenizer: PreTrainedTokenizerBa
     if with_system is not None:
         start, rest = _around(with_system, _SYSTEM, template.name)
         end, _ = _around(rest, _USER, template.name)
-    answer_end = None
+    answer_start, answer_end = "", None
     try:
         exchange = _prompt(template, tokenizer, Turn("user", _USER), Turn("assistant", _ANSWER), Turn("user", _NEXT))
     except TemplateError:
         exchange = None
     if exchange is not None:
-        answer_end, _ = _around(_around(exchange, _ANSWER, template.name)[1], _NEXT, template.name)
+        before, after = _around(exchange, _ANSWER, template.name)
+        answer_start = before.removeprefix(plain)
+        answer_end, _ = _around(after, _NEXT, template.name)
     stops = tuple(str(tokenizer.convert_ids_to_tokens(token_id)) for token_id in template.stop_token_ids)
-    frame = ConversationFrame(opening, start, end, generation, answer_end, stops)
+    frame = ConversationFrame(opening, start, end, generation, answer_start, answer_end, stops)
     _check(frame, template, tokenizer)
     return frame
 
@@ -111,7 +118,11 @@ def to_jinja(frame: ConversationFrame) -> str:
         "{% if messages[0]['role'] == 'system' %}" + system + "{% else %}" + _emit(frame.opening) + "{% endif %}"
         "{% for message in messages %}"
         "{% if message['role'] == 'user' %}{{ message['content'] }}" + _emit(frame.generation) + "{% endif %}"
-        "{% if message['role'] == 'assistant' %}{{ message['content'] }}" + answer + "{% endif %}"
+        "{% if message['role'] == 'assistant' %}"
+        + _emit(frame.answer_start)
+        + "{{ message['content'] }}"
+        + answer
+        + "{% endif %}"
         "{% endfor %}"
     )
 
@@ -128,7 +139,7 @@ def to_go(frame: ConversationFrame) -> str:
     return (
         opening + "{{ range $i, $m := .Messages }}"
         '{{ if eq $m.Role "user" }}{{ $m.Content }}' + generation + "{{ end }}"
-        '{{ if eq $m.Role "assistant" }}{{ $m.Content }}'
+        '{{ if eq $m.Role "assistant" }}' + _go_text(frame.answer_start) + "{{ $m.Content }}"
         "{{ if gt (len (slice $.Messages $i)) 1 }}" + _go_text(frame.answer_end) + "{{ end }}{{ end }}{{ end }}"
     )
 
