@@ -108,7 +108,7 @@ def test_card_with_scores_and_certificate(finished_run: Path, tmp_path: Path) ->
     assert front["license"] == "apache-2.0"
     assert "| rows | exact_match |" in text
     assert "## Merge certificate" in text
-    assert "| train | " in text
+    assert "| train | rows.json | " in text
     # Where the author's files lie is nobody's business.
     assert str(finished_run.parents[1]) not in text
     wrong = invoke("export", "card", finished_run, "--merged", finished_run, "--output", tmp_path / "S.md")

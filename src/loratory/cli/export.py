@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from loratory.config import ModelConfig, RunConfig
     from loratory.data.templates import BoundTemplate
+    from loratory.export.card import DataSource
     from loratory.export.conversation import ConversationFrame
     from loratory.export.gguf_check import GgufDtype
     from loratory.export.gguf_file import GgufReport
@@ -310,7 +311,7 @@ def _card(directory: "RunDirectory", config: "RunConfig", merged: Path | None, l
             objective=config.objective.name,
             is_adapter=is_adapter,
             settings=settings,
-            data=_texts(provenance.get("data")),
+            data=_data_sources(config, _texts(provenance.get("data"))),
             versions=_texts(provenance.get("versions")),
             template=config.data.template,
             scores=read_scores(directory.predictions),
@@ -318,6 +319,19 @@ def _card(directory: "RunDirectory", config: "RunConfig", merged: Path | None, l
             licence=licence,
         )
     )
+
+
+def _data_sources(config: "RunConfig", prints: dict[str, str]) -> "list[DataSource]":
+    from loratory.data.sources import source_names
+    from loratory.export.card import DataSource
+
+    found = []
+    for role, value in (("train", config.data.train), ("validation", config.data.validation)):
+        names = source_names(value) if value is not None else ()
+        for number, name in enumerate(names, start=1):
+            key = role if len(names) == 1 else f"{role}.{number}"
+            found.append(DataSource(role, name, prints.get(key, "unknown")))
+    return found
 
 
 def _texts(values: object) -> dict[str, str]:

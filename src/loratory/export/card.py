@@ -13,6 +13,21 @@ _SCORE_KEYS = ("value", "low", "high", "n")
 
 
 @dataclass(frozen=True, slots=True)
+class DataSource:
+    """Rows that were used.
+
+    Attributes:
+        role: What for: train, validation.
+        name: File or hub name, as the run file has it.
+        sha256: Of its bytes.
+    """
+
+    role: str
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class CardFacts:
     """What a card tells.
 
@@ -23,7 +38,7 @@ class CardFacts:
         objective: What was trained (sft, dpo, …).
         is_adapter: Whether the result is an adapter and not a whole model.
         settings: Label -> value of the settings that matter.
-        data: Source -> sha256 of its bytes.
+        data: The rows.
         versions: Library -> version.
         template: Name of the prompt template.
         scores: Name of a set of predictions -> its scores, as `text_metrics.json` holds them.
@@ -38,7 +53,7 @@ class CardFacts:
     objective: str
     is_adapter: bool
     settings: Mapping[str, str]
-    data: Mapping[str, str]
+    data: Sequence[DataSource]
     versions: Mapping[str, str]
     template: str
     scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -58,7 +73,8 @@ def model_card(facts: CardFacts) -> str:
         else f"# {facts.name}\n\nA {kind} trained with loratory ({facts.objective}) from `{base}`.",
         _use(facts, base),
         "## Training\n\n" + _table(("setting", "value"), [(key, value) for key, value in facts.settings.items()]),
-        "## Data\n\n" + _table(("source", "sha256"), [(_public(key), value) for key, value in facts.data.items()]),
+        "## Data\n\n"
+        + _table(("use", "source", "sha256"), [(each.role, _public(each.name), each.sha256) for each in facts.data]),
         _scores(facts.scores),
         _certificate(facts.certificate),
         "## Made with\n\n"
@@ -88,7 +104,8 @@ def _front_matter(facts: CardFacts, base: str) -> str:
     tags = ["loratory", facts.objective, *(["lora"] if facts.is_adapter else []), *facts.tags]
     lines = [f"base_model: {json.dumps(base)}", f"library_name: {'peft' if facts.is_adapter else 'transformers'}"]
     lines += ["pipeline_tag: text-generation", "tags:", *(f"- {json.dumps(tag)}" for tag in dict.fromkeys(tags))]
-    names = [name for name in facts.data if "/" in name and not Path(name).suffix and not name.startswith((".", "/"))]
+    names = [each.name for each in facts.data if "/" in each.name and each.name == _public(each.name)]
+    names = [name for name in names if not Path(name).suffix]
     if names:
         lines += ["datasets:", *(f"- {json.dumps(name)}" for name in names)]
     if facts.licence is not None:
