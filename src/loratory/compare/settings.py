@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratory.compare.run_facts import RunFacts
+from loratory.config.fields import config_fields
 
 # Names, places, and how often something is written: no settings. What the data files hold is compared by content.
 _NO_SETTINGS = {
@@ -56,9 +57,11 @@ class Difference:
 
 def setting_of(run: RunFacts) -> dict[str, SettingKey]:
     """Everything that was set, by dotted key."""
+    # A run of an older version lacks the newer keys; it ran with what is their default now.
+    defaults = {key: field.default for key, field in config_fields().items() if not key.startswith("objective.")}
     found = {
-        key: SettingKey(json.dumps(value, sort_keys=True, default=str), _shown(value))
-        for key, value in run.config.items()
+        key: SettingKey(_canonical(value), _shown(value))
+        for key, value in {**defaults, **run.config}.items()
         if key not in _NO_SETTINGS and not key.startswith(_NO_SETTING_SECTIONS)
     }
     found[_BASE_KEY] = SettingKey(run.base_identity, _shown(run.config.get(_BASE_KEY)))
@@ -122,6 +125,13 @@ def _told_apart(keys: Sequence[SettingKey]) -> tuple[str, ...]:
     for key in keys:
         looks.setdefault(key.shown, set()).add(key.value)
     return tuple(f"{key.shown} (sha256 {key.value[:8]})" if len(looks[key.shown]) > 1 else key.shown for key in keys)
+
+
+def _canonical(value: object) -> str:
+    """Equal for what is equal: 16 and 16.0, a tuple and a list, an empty mapping and none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value or None if isinstance(value, dict) else value, sort_keys=True, default=str)
 
 
 def _shown(value: object) -> str:
