@@ -94,8 +94,8 @@ def test_commands_on_all_pages_have_known_verbs_and_options(page: Path) -> None:
             assert set(words[1:]) <= make_targets(), command
         if words[0] != "loratory":
             continue
-        verb = [word for word in words[1:3] if re.fullmatch(r"[a-z]+", word)]
-        if len(verb) == 2 and verb[0] not in {"config", "adapter", "data"}:
+        verb = [word for word in words[1:3] if re.fullmatch(r"[a-z]+(-[a-z]+)?", word)]
+        if len(verb) == 2 and verb[0] not in {"config", "adapter", "data", "export", "model"}:
             verb = verb[:1]
         shown = CliRunner().invoke(make_app(), [*verb, "--help"])
         assert shown.exit_code == 0, f"{page.name}: {command}\n{shown.output}"

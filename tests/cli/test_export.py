@@ -1,6 +1,8 @@
 """A finished run on its way out: merge, GGUF, Modelfile, vLLM, card, hub, chat, by the commands a user types."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from typer.testing import CliRunner, Result
 from loratory.cli.app import make_app
 from loratory.config.document import dump_document
 
+ROOT = Path(__file__).resolve().parents[2]
 pytest.importorskip("gguf")
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 
@@ -169,3 +172,17 @@ def test_compare_chat_of_one_run_and_of_two(finished_run: Path) -> None:
     )  # fmt: skip
     assert two.exit_code == 0, two.output
     assert two.stdout.count(f"{finished_run}: ") == 2
+
+
+def test_the_commands_of_the_page_run(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished_run, tmp_path / "outputs" / "minimal")
+    merged = invoke("adapter", "merge", "outputs/minimal", "--output", "models/merged_models/minimal")
+    assert merged.exit_code == 0, merged.output
+    page = (ROOT / "docs" / "export.md").read_text("utf-8")
+    commands = "".join(re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)).splitlines()
+    assert len(commands) == 8
+    for command in commands:
+        done = invoke(*shlex.split(command)[1:], typed="/both cancel my plan\n/exit\n")
+        assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception!r}"
+    assert (tmp_path / "models" / "minimal_ollama" / "Modelfile").is_file()
