@@ -121,5 +121,5 @@ def test_a_method_without_a_layer_for_it_is_refused(tiny_llama: LlamaForCausalLM
 def test_an_impossible_block_is_told_without_weights(tiny_llama: LlamaForCausalLM) -> None:
     with torch.device("meta"):
         empty = LlamaForCausalLM(tiny_llama.config)
-    with pytest.raises(AdapterError, match="adapter.method: c3a cannot be put on LlamaForCausalLM"):
+    with pytest.raises(AdapterError, match=r"adapter\.method: c3a cannot be put on LlamaForCausalLM"):
         check_adapter(AdapterConfig(method="c3a", options={"block_size": 7}), empty)
