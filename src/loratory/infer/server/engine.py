@@ -68,6 +68,12 @@ class Engine:
                 row.is_cancelled = True
             self._changed.notify()
 
+    def forget(self) -> None:
+        """Drop what is kept of earlier rows, when no row is under way."""
+        with self._changed:
+            if not self._live:
+                self._decoder.reset()
+
     def _run(self) -> None:
         with inference_mode(self._variants.base):
             while self._take_in():

@@ -7,7 +7,7 @@ import logging
 import socket
 import time
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loratory.errors import ConfigError, MissingExtraError, ResourceError
 from loratory.infer.server.app import make_app
@@ -16,6 +16,9 @@ from loratory.infer.server.key import ApiKey
 from loratory.infer.server.limits import ServerLimits
 from loratory.infer.server.replies import fault
 from loratory.infer.server.served import Service
+
+if TYPE_CHECKING:
+    import uvicorn
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +98,17 @@ def run_server(app: Guard, listener: socket.socket, *, limits: ServerLimits, dra
                 return self.should_exit or is_over or drain.num_requests == 0
             return await super().on_tick(counter)
 
-    config = uvicorn.Config(
+    server = DrainingServer(server_config(app, limits))
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    asyncio.run(server.serve(sockets=[listener]))
+    return drain.num_requests == 0
+
+
+def server_config(app: Guard, limits: ServerLimits) -> "uvicorn.Config":
+    """uvicorn's configuration: HTTP/1.1 alone, nothing logged about requests, nothing believed from proxies."""
+    import uvicorn
+
+    return uvicorn.Config(
         app,
         http=_protocol(limits),
         ws="none",
@@ -109,10 +122,6 @@ def run_server(app: Guard, listener: socket.socket, *, limits: ServerLimits, dra
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
     )
-    server = DrainingServer(config)
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-    asyncio.run(server.serve(sockets=[listener]))
-    return drain.num_requests == 0
 
 
 def _protocol(limits: ServerLimits) -> type[asyncio.Protocol]:
