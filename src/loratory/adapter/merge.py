@@ -205,7 +205,7 @@ def _merged_logits(
     skeleton = open_skeleton(section)
     if isinstance(skeleton, str):
         return probe_logits(load_model(section, device=device, trust_remote_code=trust_remote_code).model, prompts)
-    return streamed_logits(skeleton.model, skeleton.parameters, skeleton.read, prompts)
+    return streamed_logits(skeleton.model, skeleton.parameters, skeleton.read, prompts, skeleton.read_rows)
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

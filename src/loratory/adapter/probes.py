@@ -7,10 +7,10 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loratory.adapter.certificate import probe_logits
-from loratory.adapter.skeleton import ReadWeight, streaming
+from loratory.adapter.skeleton import ReadRows, ReadWeight, streaming
 
 MAX_PROBE_TOKENS = 1024
-MAX_LOGIT_BYTES = 64 << 20
+MAX_LOGIT_BYTES = 48 << 20
 """Of one model's float32 logits: together with the other's they stay small beside a layer of any large model."""
 MIN_PROMPT_TOKENS = 8
 PROBE_TEXTS = (
@@ -47,8 +47,12 @@ def probe_prompts(
 
 
 def streamed_logits(
-    model: nn.Module, parameters: Mapping[int, str], read: ReadWeight, prompts: Sequence[Sequence[int]]
+    model: nn.Module,
+    parameters: Mapping[int, str],
+    read: ReadWeight,
+    prompts: Sequence[Sequence[int]],
+    rows: ReadRows | None = None,
 ) -> list[torch.Tensor]:
     """`probe_logits` of a skeleton: each layer's weights are in memory only while it works."""
-    with streaming(model, parameters, read):
+    with streaming(model, parameters, read, rows):
         return probe_logits(model, prompts)

@@ -27,6 +27,10 @@ from loratory.model.uneven import uneven_class
 
 ReadWeight = Callable[[str], torch.Tensor]
 """Full parameter name -> its float32 value."""
+ReadRows = Callable[[str, slice], torch.Tensor]
+"""Full parameter name and rows -> their float32 value."""
+LARGE_NUMBERS = 16 << 20
+BLOCK_NUMBERS = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +60,10 @@ class Skeleton:
     def read(self, name: str) -> torch.Tensor:
         """A parameter's value from the files, float32."""
         return self.reader.float32(self.names[name])
+
+    def read_rows(self, name: str, rows: slice) -> torch.Tensor:
+        """Rows of a parameter from the files, float32."""
+        return self.reader.float32(self.names[name], rows)
 
 
 def open_skeleton(section: ModelConfig) -> Skeleton | str:
@@ -99,16 +107,23 @@ def open_skeleton(section: ModelConfig) -> Skeleton | str:
 
 
 @contextmanager
-def streaming(model: nn.Module, parameters: Mapping[int, str], read: ReadWeight) -> Iterator[None]:
+def streaming(
+    model: nn.Module, parameters: Mapping[int, str], read: ReadWeight, rows: ReadRows | None = None
+) -> Iterator[None]:
     """Within: each layer reads its weights when it is called and drops them after.
 
     Args:
         model: A skeleton's model, adapted or not.
         parameters: The skeleton's.
         read: Gives a weight.
+        rows: Gives rows of a weight, so that large plain embeddings and heads are never whole in memory.
     """
     with ExitStack() as stack:
         for unit, inside in units(model, parameters):
+            if rows is not None and type(unit) in (nn.Linear, nn.Embedding) and inside[0][1].numel() > LARGE_NUMBERS:
+                unit.forward = _by_rows(unit, dict(inside), read, rows)  # type: ignore[method-assign]
+                stack.callback(unit.__dict__.pop, "forward")
+                continue
             filled = _Filled(inside, read)
             stack.callback(unit.register_forward_pre_hook(filled.fill).remove)
             stack.callback(unit.register_forward_hook(filled.empty, always_call=True).remove)
@@ -140,6 +155,29 @@ def filled(inside: Sequence[tuple[str, nn.Parameter]], read: ReadWeight) -> Iter
         yield
     finally:
         state.empty()
+
+
+def _by_rows(
+    unit: nn.Module, inside: Mapping[str, nn.Parameter], read: ReadWeight, rows: ReadRows
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What the layer computes, from a block of rows at a time, or from the rows that are looked up."""
+    name = next(iter(inside))
+    bias = next((read(key) for key in list(inside)[1:]), None)
+    num_rows, width = inside[name].shape
+
+    def look_up(ids: torch.Tensor) -> torch.Tensor:
+        wanted, places = ids.unique(return_inverse=True)
+        found = torch.cat([rows(name, slice(row, row + 1)) for row in wanted.tolist()])
+        return found[places]
+
+    def multiply(hidden: torch.Tensor) -> torch.Tensor:
+        result = hidden.new_empty(*hidden.shape[:-1], num_rows)
+        step = max(1, BLOCK_NUMBERS // width)
+        for start in range(0, num_rows, step):
+            result[..., start : start + step] = hidden @ rows(name, slice(start, start + step)).T
+        return result if bias is None else result + bias
+
+    return look_up if isinstance(unit, nn.Embedding) else multiply
 
 
 class _Filled:

@@ -149,7 +149,10 @@ def without_copies(files: AdapterFiles, skeleton: Skeleton) -> AdapterFiles:
 
 def _adapted_logits(merged: StreamedAdapter, base: ReadWeight, prompts: list[list[int]]) -> list[torch.Tensor]:
     on_base = replace(merged, base=base).on_base
-    return streamed_logits(merged.adapted, merged.skeleton.parameters, on_base, prompts)
+    # Rows come from the files as they are, so only where nothing changes the weights on the way.
+    is_plain = base == merged.skeleton.read and not merged.replaced
+    rows = merged.skeleton.read_rows if is_plain else None
+    return streamed_logits(merged.adapted, merged.skeleton.parameters, on_base, prompts, rows)
 
 
 def _choose(
