@@ -112,7 +112,7 @@ def _options(cls: type, left_out: frozenset[str], objects: dict[str, Any]) -> di
     for each in dataclasses.fields(cls):
         if each.name in left_out or not each.init or each.name.startswith("_"):
             continue
-        kinds = list(dict.fromkeys(_kind(kind, objects) for kind in _members(hints[each.name])))
+        kinds = sorted({_kind(kind, objects) for kind in _members(hints[each.name])})  # typing has no stable order
         default = _default(each)
         is_inferred = each.name in INFERRED or (each.name == "num_virtual_tokens" and "cpt_token_ids" in hints)
         is_required = default is None and "null" not in kinds and not is_inferred

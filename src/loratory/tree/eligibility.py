@@ -96,6 +96,8 @@ def _adapter_refusal(model: PreTrainedModel | PeftModel) -> str | None:
         return "prompt learning puts tokens of its own in front of each row"
     if config.peft_type == PeftType.XLORA or getattr(config, "alora_invocation_tokens", None):
         return "the adapter looks at whole rows"
+    if config.peft_type == PeftType.ADAPTION_PROMPT:
+        return "the adapter replaces attention modules whole"
     return None
 
 

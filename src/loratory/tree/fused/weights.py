@@ -182,7 +182,9 @@ def _read_layer(layer: Any, base: PreTrainedModel, allow_dropout: bool) -> Layer
 
 def read_norm(module: Any, offset: float) -> NormWeights:
     """An RMSNorm module's weights; `offset` is 1 for families that store the weight minus one."""
-    eps = getattr(module, "variance_epsilon", None) or module.eps
+    eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
+    if eps is None:
+        raise UnfusableError(f"a norm is a {type(module).__name__}")
     weight = module.weight.detach()
     return NormWeights(weight + offset if offset else weight, float(eps))
 
