@@ -19,6 +19,7 @@ from loratory.cli.importing import import_run
 from loratory.cli.model import load, save, show
 from loratory.cli.plan import plan
 from loratory.cli.prune import prune
+from loratory.cli.report import report
 from loratory.cli.score import score
 from loratory.cli.serve import serve
 from loratory.cli.sft import CONTEXT as SFT_CONTEXT
@@ -48,7 +49,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for verb in (train, plan, prune, predict, score, evaluate, chat, serve, demo, compare):
+    for verb in (train, plan, prune, predict, score, evaluate, chat, serve, demo, compare, report):
         app.command()(verb)
     app.command("compare-chat")(compare_chat)
     app.command("import")(import_run)
