@@ -20,6 +20,8 @@ from small_server import KEY, LIMITS, Running, open_small, running
 QUESTIONS = [
     f"{word} pack {number}?" for number, word in enumerate(["cancel", "intro", "How much", "取消", "a b c d e"])
 ]
+TOP_K = {"top_k": 50}
+IMAGE = [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]
 
 
 @pytest.fixture
@@ -160,7 +162,7 @@ def test_draws_depend_on_seed_and_choice_and_on_nothing_else(client: openai.Open
             top_p=0.95,
             n=3,
             seed=seed,
-            extra_body={"top_k": 50},
+            extra_body=TOP_K,
         )
         return [choice.text for choice in reply.choices]
 

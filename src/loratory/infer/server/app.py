@@ -175,7 +175,7 @@ def _handle_errors(app: "FastAPI") -> None:
 
     @app.exception_handler(Exception)
     async def failed(_request: Request, error: Exception) -> JSONResponse:
-        logger.error("a request failed: %s", type(error).__name__)
+        logger.error("a request failed", exc_info=error)
         return JSONResponse(fault(500, "the server failed on this request", code="internal_error"), 500)
 
 

@@ -186,13 +186,17 @@ def _raw_prompts(service: Service, request: CompletionRequest) -> list[list[int]
     prompts: list[list[int]] = []
     size = len(service.tokenizer)
     for item in items:
-        ids = list(service.tokenizer(item, verbose=False)["input_ids"]) if isinstance(item, str) else list(item)  # type: ignore[arg-type]
+        ids = _token_ids(service, item) if isinstance(item, str) else list(item)  # type: ignore[arg-type]
         if not ids:
             raise RefusalError(400, "the prompt is empty", param="prompt")
         if max(ids) >= size:
             raise RefusalError(400, f"token ids must be below {size}", param="prompt")
         prompts.append(ids)
     return prompts
+
+
+def _token_ids(service: Service, text: str) -> list[int]:
+    return list(service.tokenizer(text, verbose=False)["input_ids"])
 
 
 def _room(request: ChatRequest | CompletionRequest, length: int, context: int, limits: ServerLimits) -> int:

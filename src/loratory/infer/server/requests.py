@@ -5,7 +5,7 @@ Fields that only steer OpenAI's own billing, storage or caching may be present a
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_CHOICES = 4
 MAX_STOPS = 4
@@ -14,7 +14,16 @@ MAX_MESSAGES = 256
 MAX_PROMPTS = 16
 MAX_TOP_LOGPROBS = 20
 
-StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+
+def _whole(text: str) -> str:
+    """Refuse halves of characters, which JSON can spell and no tokenizer can read."""
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("holds a lone surrogate, which is no character")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+StopString = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Stop = StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None
 TokenId = Annotated[int, Field(ge=0, le=2**31)]
 Nothing = Annotated[list[Any], Field(max_length=0)] | None
@@ -29,14 +38,14 @@ class TextPart(_Strict):
     """A part of a message; only text is understood, nothing is fetched."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Message(_Strict):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_MESSAGES)]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_MESSAGES)]
     # A client's own copy of an earlier answer carries these, empty.
     refusal: None = None
     annotations: Nothing = None
@@ -110,8 +119,8 @@ class CompletionRequest(GenerationRequest):
     """A request to continue texts."""
 
     prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
         | Annotated[list[TokenId], Field(min_length=1)]
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
