@@ -16,7 +16,7 @@ from loratory.engine.artefacts import ModelArtefacts
 from loratory.engine.beginning import Beginning
 from loratory.engine.display import make_display
 from loratory.engine.evaluate import Evaluator
-from loratory.engine.loop import LoopParts, TrainingLoop
+from loratory.engine.loop import LoopParts, Stops, TrainingLoop
 from loratory.engine.memory_budget import MemoryRoom, PassMemory
 from loratory.engine.micro_batching import MicroBatching
 from loratory.engine.optimizer import NamedOptimizer
@@ -79,13 +79,16 @@ class Materials:
     checkpoint: Path | None
 
 
-def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) -> TrainingLoop:
+def assemble_loop(
+    materials: Materials, progress: Progress, stack: ExitStack, stops: Stops | None = None
+) -> TrainingLoop:
     """Build the loop of a run; a new run's worst case is tried before anything is logged.
 
     Args:
         materials: What the rooms have produced.
         progress: Where the run stands.
         stack: Closes logs and trackers.
+        stops: What ends the loop before its last step.
 
     Raises:
         MissingExtraError: A tracker's library is not installed.
@@ -134,7 +137,7 @@ def assemble_loop(materials: Materials, progress: Progress, stack: ExitStack) ->
         ranks=ranks,
         summary=materials.objective.summary,
     )
-    return TrainingLoop(parts, section, progress)
+    return TrainingLoop(parts, section, progress, stops)
 
 
 def _num_passes(materials: Materials, plan: BatchPlan, batching: MicroBatching) -> float:

@@ -1,7 +1,8 @@
 """The only training loop. It knows steps, evaluations and saves; it never branches on objective or method."""
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,20 @@ class LoopParts:
     summary: Callable[[Mapping[str, tuple[float, float]]], dict[str, float]]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Stops:
+    """What ends a loop before its last step.
+
+    Attributes:
+        after_step: Pause when this many steps are done: the schedule stays that of the whole run, so that going on
+            later gives what an unbroken run gives.
+        signals: A request that several loops of one process share, entered by whoever drives them.
+    """
+
+    after_step: int | None = None
+    signals: StopRequest | None = None
+
+
 @dataclass(slots=True)
 class Pace:
     """How long steps take, without the first one of a process, which warms up.
@@ -91,29 +106,33 @@ class TrainingLoop:
         pace: Of the steps of this process.
     """
 
-    def __init__(self, parts: LoopParts, section: TrainConfig, progress: Progress) -> None:
+    def __init__(self, parts: LoopParts, section: TrainConfig, progress: Progress, stops: Stops | None = None) -> None:
+        stops = stops or Stops()
         self._parts = parts
         self._section = section
         self.progress = progress
         self.pace = Pace()
         self._total_steps = parts.schedule.total_steps
+        self._last_step = min(self._total_steps, stops.after_step or self._total_steps)
         self._eval_steps = section.eval_steps or max(1, round(parts.source.steps_per_epoch))
         self._save_steps = section.save_steps or max(1, round(parts.source.steps_per_epoch))
-        self._signals = StopRequest()
+        self._signals = stops.signals or StopRequest()
+        self._owns_signals = stops.signals is None
 
-    def run(self) -> None:
-        """Train to the end; on return the last step has a checkpoint.
+    def steps(self) -> Generator[None]:
+        """Train to the end, or to the step where the run pauses, which then has a checkpoint; yields after each step.
 
         Raises:
             InterruptedRunError: A signal came; the last step is saved.
             NumericsError, AdapterError, ResourceError: See `TrainStep` and `Saver`.
         """
-        with self._signals, self._parts.display:
+        with self._signals if self._owns_signals else contextlib.nullcontext(), self._parts.display:
             if self.progress.is_evaluation_pending:
                 self._evaluate_and_save()
-            while self.progress.step < self._total_steps and not self.progress.is_stopped_early:
+            while not self._is_over:
                 self._do_step()
                 self._evaluate_and_save()
+                yield
 
     @property
     def total_steps(self) -> int:
@@ -121,8 +140,13 @@ class TrainingLoop:
         return self._total_steps
 
     @property
-    def _is_over(self) -> bool:
+    def is_finished(self) -> bool:
+        """Whether the run has come to its end, not only to where it pauses."""
         return self.progress.step >= self._total_steps or self.progress.is_stopped_early
+
+    @property
+    def _is_over(self) -> bool:
+        return self.progress.step >= self._last_step or self.progress.is_stopped_early
 
     def _do_step(self) -> None:
         parts, progress = self._parts, self.progress

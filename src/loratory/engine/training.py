@@ -1,16 +1,15 @@
 """`run_training`: from a configuration to a finished run directory. Joins the rooms; the loop is `engine.loop`."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from peft import PeftModel
 from rich.console import Console
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
 
 from loratory.adapter import attach_adapter
 from loratory.adapter.calibration import ROWS as CALIBRATION_ROWS
@@ -22,6 +21,7 @@ from loratory.engine import random_state
 from loratory.engine.artefacts import ModelArtefacts
 from loratory.engine.assembly import Materials, assemble_loop
 from loratory.engine.beginning import start_of_policy
+from loratory.engine.loop import Stops
 from loratory.engine.measurement import RunMeasurement
 from loratory.engine.memory_budget import used_bytes
 from loratory.engine.optimizer import NamedOptimizer, make_optimizer
@@ -30,8 +30,10 @@ from loratory.engine.progress import Progress
 from loratory.engine.ranks import Ranks
 from loratory.engine.ready_rows import ready_rows
 from loratory.engine.run_identity import RunIdentity, relevant_config
+from loratory.engine.shared_base import SharedBase
 from loratory.engine.start import StartPoint, open_run, record_run, start_point
 from loratory.engine.state import load_optimizer, load_training_state
+from loratory.engine.training_mode import training_mode
 from loratory.errors import ResourceError
 from loratory.model import LoadedModel, closes_prompt, load_model, load_tokenizer
 from loratory.objective import Objective, make_objective
@@ -55,6 +57,7 @@ class TrainingResult:
         best_loss: That loss.
         report: What was trained; None when nothing was, because the run was finished already.
         was_finished: The run had been finished before.
+        is_paused: The run stands at the step where it was to pause; `final_model` is not there yet.
     """
 
     run_dir: Path
@@ -65,6 +68,7 @@ class TrainingResult:
     best_loss: float | None
     report: TrainableReport | None
     was_finished: bool = False
+    is_paused: bool = False
 
 
 def run_training(
@@ -75,6 +79,7 @@ def run_training(
     trust_remote_code: bool = False,
     reward_function: NamedRewardFunction | None = None,
     console: Console | None = None,
+    stop_after_step: int | None = None,
 ) -> TrainingResult:
     """Train what the configuration describes.
 
@@ -86,30 +91,45 @@ def run_training(
         trust_remote_code: Allow code from the model's repository.
         reward_function: What an answer is worth, for objectives that learn from rewards.
         console: Where progress is shown; default: standard error.
+        stop_after_step: Pause with a checkpoint when this many steps are done; resume goes on as if there had been no
+            pause.
 
     Raises:
         UserError: Configuration, data, model, adapter or run directory cannot be used.
         IntegrityError: Resume under other data, base, template or configuration; or no sound checkpoint.
         NumericsError, ResourceError, InterruptedRunError: See `TrainingLoop`.
     """
-    if config.train.num_threads is not None:
-        torch.set_num_threads(config.train.num_threads)
-    # Without this, a launch of several processes on a machine without GPU would be several runs of one process each.
-    ranks = Ranks(Accelerator(cpu=not torch.accelerator.is_available()))
-    if ranks.device.type == "cpu":
-        keep_freed_memory()
+    ranks = start_process(config.train)
     console = console if console is not None else Console(stderr=True)
     with contextlib.ExitStack() as stack:
         path = Path(config.run.output_dir) / config.run.name
         run = open_run(path, resume=resume, overwrite=overwrite, ranks=ranks, stack=stack)
-        session = _Session(config, run, ranks, console, stack, reward_function)
+        stops = Stops(after_step=stop_after_step)
+        session = TrainingSession(config, run, ranks, console, stack, reward_function, stops=stops)
         if resume and run.is_finished:
             return session.finished_result()
-        return session.train(resume=resume, trust_remote_code=trust_remote_code)
+        steps = session.steps(resume=resume, trust_remote_code=trust_remote_code)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: TrainingResult = end.value
+                return result
 
 
-class _Session:
-    """One call of `run_training` with its run directory open."""
+def start_process(section: TrainConfig) -> Ranks:
+    """Set up what is of the whole process: threads, memory, its place among the ranks."""
+    if section.num_threads is not None:
+        torch.set_num_threads(section.num_threads)
+    # Without this, a launch of several processes on a machine without GPU would be several runs of one process each.
+    ranks = Ranks(Accelerator(cpu=not torch.accelerator.is_available()))
+    if ranks.device.type == "cpu":
+        keep_freed_memory()
+    return ranks
+
+
+class TrainingSession:
+    """One run in training, with its run directory open. `run_training` drives one, `engine.together` several."""
 
     def __init__(
         self,
@@ -118,7 +138,10 @@ class _Session:
         ranks: Ranks,
         console: Console,
         stack: contextlib.ExitStack,
-        reward_function: NamedRewardFunction | None,
+        reward_function: NamedRewardFunction | None = None,
+        *,
+        stops: Stops,
+        shared: SharedBase | None = None,
     ) -> None:
         self._config = config
         self._run = run
@@ -126,15 +149,19 @@ class _Session:
         self._console = console
         self._stack = stack
         self._reward_function = reward_function
+        self._stops = stops
+        self._shared = shared
         self._process_bytes = 0
 
     def finished_result(self) -> TrainingResult:
+        """The result of a run that was finished before."""
         self._note(f"{self._run.path}: this run is finished; nothing to do. Its result is {self._run.final_model}.")
         newest = self._run.checkpoints.scan().newest
         progress = load_training_state(newest.path).progress if newest else Progress()
         return self._result(progress, report=None)
 
-    def train(self, *, resume: bool, trust_remote_code: bool) -> TrainingResult:
+    def steps(self, *, resume: bool, trust_remote_code: bool) -> Generator[None, None, TrainingResult]:
+        """Train; yields after each optimizer step and returns the result."""
         config = self._config
         start = start_point(self._run, resume=resume, ranks=self._ranks, note=self._note)
         reward = self._reward_function
@@ -158,20 +185,22 @@ class _Session:
             self._note(found)
         self._process_bytes = used_bytes(self._ranks.device)
         random_state.seed_everything(config.train.seed + self._ranks.index)
-        loaded = load_model(
+        load = functools.partial(
+            load_model,
             config.model,
             quantization=config.quantization,
             device=self._ranks.device,
             trust_remote_code=trust_remote_code,
             head=objective.head(seed=config.train.seed),
         )
+        loaded = load() if self._shared is None else self._shared.take(load)
         relevant = relevant_config(config)
         if reward is not None:
             relevant["reward_function"] = f"{reward.path} sha256 {reward.source_sha256}"
         identity = RunIdentity(relevant, loaded.identity, rows.fingerprints, template.contract())
         if start.state is not None:
             identity.refuse_changes(start.state.identity)
-        return self._train_model(loaded, start, rows, objective, template, identity)
+        return (yield from self._train_model(loaded, start, rows, objective, template, identity))
 
     def _train_model(
         self,
@@ -181,7 +210,7 @@ class _Session:
         objective: Objective,
         template: BoundTemplate,
         identity: RunIdentity,
-    ) -> TrainingResult:
+    ) -> Generator[None, None, TrainingResult]:
         config = self._config
         attached = attach_adapter(
             loaded.model,
@@ -194,12 +223,14 @@ class _Session:
         )
         if config.adapter.preset is not None:
             self._note(f"preset {config.adapter.preset}: rank {config.adapter.rank}, dropout {config.adapter.dropout:g}")
+        if self._shared is not None:
+            self._shared.refuse_changes()
         self._note(attached.report.describe())
         if self._ranks.is_main:
             record_run(self._run, config, self._provenance(identity, attached.report))
         beside = objective.attach(attached.model, seed=config.train.seed)
         artefacts = ModelArtefacts(attached.model, loaded.tokenizer, loaded.identity, template.contract(), beside)
-        with _training_mode(attached.model, config.train):
+        with training_mode(attached.model, config.train):
             self._ranks.copy_from_main(artefacts.parameters().values())
             optimizer = make_optimizer(artefacts.parameters(), config.train)
             beginning = start_of_policy(config, artefacts, rows, objective, ranks=self._ranks, note=self._note)
@@ -219,7 +250,7 @@ class _Session:
                 beginning=beginning,
                 checkpoint=start.checkpoint.path if start.checkpoint is not None else None,
             )
-            loop = assemble_loop(materials, progress, self._stack)
+            loop = assemble_loop(materials, progress, self._stack, self._stops)
             measurement = RunMeasurement(
                 config,
                 self._run,
@@ -231,7 +262,10 @@ class _Session:
                 process_bytes=self._process_bytes,
                 is_sampled=isinstance(objective, SampledObjective),
             )
-            loop.run()
+            yield from loop.steps()
+        if not loop.is_finished:
+            self._note(f"paused after step {progress.step} of {loop.total_steps}")
+            return self._result(progress, report=attached.report, is_paused=True)
         if self._ranks.is_main:
             self._publish(artefacts, progress)
             newest = self._run.checkpoints.path(progress.step)
@@ -283,7 +317,7 @@ class _Session:
             total_parameters=report.total,
         )
 
-    def _result(self, progress: Progress, *, report: TrainableReport | None) -> TrainingResult:
+    def _result(self, progress: Progress, *, report: TrainableReport | None, is_paused: bool = False) -> TrainingResult:
         return TrainingResult(
             run_dir=self._run.path,
             final_model=self._run.final_model,
@@ -293,25 +327,9 @@ class _Session:
             best_loss=progress.best_loss,
             report=report,
             was_finished=report is None,
+            is_paused=is_paused,
         )
 
     def _note(self, text: str) -> None:
         if self._ranks.is_main:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _training_mode(model: PeftModel | PreTrainedModel, section: TrainConfig) -> Iterator[None]:
-    """Train mode and, if asked for, gradient checkpointing; both are taken back at the end."""
-    model.train()
-    # Newer transformers rename this from gradient_ to activation_checkpointing.
-    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    if section.gradient_checkpointing:
-        options = {f"{kind}_checkpointing_kwargs": {"use_reentrant": False}}
-        getattr(model, f"{kind}_checkpointing_enable")(**options)
-    try:
-        yield
-    finally:
-        if section.gradient_checkpointing:
-            getattr(model, f"{kind}_checkpointing_disable")()
-        model.eval()
