@@ -10,7 +10,7 @@ from loratory.adapter.certificate import probe_logits
 from loratory.adapter.skeleton import ReadRows, ReadWeight, streaming
 
 MAX_PROBE_TOKENS = 1024
-MAX_LOGIT_BYTES = 48 << 20
+MAX_LOGIT_BYTES = 24 << 20
 """Of one model's float32 logits: together with the other's they stay small beside a layer of any large model."""
 MIN_PROMPT_TOKENS = 8
 PROBE_TEXTS = (
