@@ -162,8 +162,8 @@ def page(found: dict[str, Any]) -> str:
         "",
         "`adapter.method` takes `lora`, `full` and every method below; its own options go into `adapter.options` under",
         "PEFT's names, and are checked before anything is loaded. `python -m docs.methods` wrote this page by probing",
-        "tiny models on a CPU (random Llama of width 32, fp32); times are of one first step, of LoRA's, and only tell apart",
-        "the very slow.",
+        "tiny models on a CPU (random Llama of width 32, fp32). Times of one first step, against LoRA, tell",
+        "only the very slow apart.",
         "",
         "| method | trained numbers | gradient everywhere | difference at start | save → load equal | merge error "
         "| widths: multiples of 8 | odd | path | time |",
