@@ -104,8 +104,8 @@ class Workbench:
         model, _ = self.model(config, place)
         device = _torch_device(place)
         path = choose_scorer(model, config.train, device).path
-        if path == "fused" and config.quantization.is_active:
-            path = "tree"  # packed weights are not the fused layers' to read
+        if path == "fused" and (config.quantization.is_active or place.device is not None):
+            path = "tree"  # the fused layers read plain weights on a CPU
         section = config.train
         lengths = [row.num_tokens for row in self.rows.train] if section.group_by_length else None
         plan = BatchPlan(

@@ -125,7 +125,7 @@ def _base_refusal(base: PreTrainedModel) -> str | None:
         return f"no fused activation '{config.hidden_act}'"
     if base.dtype not in (torch.float32, torch.float64):
         return f"fused layers are for fp32, the model is {base.dtype}"
-    if base.device.type != "cpu":
+    if base.device.type not in ("cpu", "meta"):
         return f"fused layers are for CPU, the model is on {base.device}"
     if score_layer(base) is None and type(base.get_output_embeddings()) is not nn.Linear:
         return "the head is not a plain linear layer"
