@@ -68,7 +68,7 @@ def test_rounding_is_measured_and_small(
 def test_gemma2_and_tied_embeddings(
     tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # transformers' reader gives a Gemma vocabulary tokens that this one has not, so the file is rebuilt from its tensors.
+    # transformers gives a Gemma vocabulary tokens that this one has not, so the file is rebuilt from its tensors.
     monkeypatch.setitem(FAMILIES, "gemma2", replace(FAMILIES["gemma2"], reader_fixes=None))
     config = Gemma2Config(
         vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
