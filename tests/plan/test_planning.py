@@ -1,0 +1,87 @@
+"""The plan of a run, and the errors that training would give later."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from loratory.cli.app import make_app
+from loratory.config import RunConfig, build_config
+from loratory.errors import ConfigError, DataError, ModelError
+from loratory.plan.devices import device
+from loratory.plan.planning import Plan, make_plan
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+def values(tiny_llama_dir: Path, folder: Path) -> dict[str, Any]:
+    rows = [{"instruction": f"say {i}", "input": "", "output": "yes it is " * (1 + i % 3)} for i in range(40)]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    return {
+        "model": {"model_name_or_path": str(tiny_llama_dir)},
+        "data": {"train": str(folder / "rows.json"), "template": "alpaca"},
+        "train": {"batch_size": 8, "num_epochs": 2, "num_threads": 1},
+        "run": {"output_dir": str(folder / "outputs")},
+    }
+
+
+@pytest.fixture
+def config(tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    monkeypatch.setenv("LORATORY_CACHE", str(tmp_path / "cache"))
+    return build_config(values(tiny_llama_dir, tmp_path), ())
+
+
+def planned(config: RunConfig, **options: Any) -> Plan:
+    return make_plan(config, may_calibrate=False, note=lambda line: None, **options)
+
+
+def test_a_plan(config: RunConfig) -> None:
+    plan = planned(config, devices=[device("4090")])
+    forecast = plan.forecast
+    assert (forecast.path, forecast.steps_per_epoch, forecast.total_steps) == ("fused", 5, 10)
+    assert forecast.computed_tokens < 0.7 * forecast.row_tokens  # the template is shared
+    assert forecast.size.trained == plan.report.trainable
+    assert forecast.step_seconds is None
+    by_name = {variant.name: variant.forecast for variant in plan.variants}
+    lora, packed, full = by_name["LoRA"], by_name["QLoRA"], by_name["full"]
+    assert lora is not None and packed is not None and full is not None
+    assert packed.memory.quantised_weights > 0
+    assert packed.memory.total < lora.memory.total < full.memory.total
+    assert full.size.adapter_share == 1.0
+    assert plan.devices[0].forecast.step_seconds
+
+
+def test_memory_that_is_too_small_gets_advice_that_fits(config: RunConfig) -> None:
+    wide = config.model_copy(update={"train": config.train.model_copy(update={"micro_batch_size": 8})})
+    enough = planned(wide).peak_bytes
+    assert planned(wide, memory_gib=2 * enough / 2**30).fits
+    plan = planned(wide, memory_gib=(enough - 200_000) / 2**30)
+    assert plan.fits is False
+    assert plan.advice
+    assert plan.advice[0].overrides[0].startswith("train.micro_batch_size=")
+    assert all(each.peak_bytes <= enough - 200_000 for each in plan.advice)
+
+
+def test_what_training_would_refuse(config: RunConfig, tiny_llama_dir: Path, tmp_path: Path) -> None:
+    no_model = {**values(tiny_llama_dir, tmp_path), "model": {"model_name_or_path": "./absent"}}
+    with pytest.raises(ModelError, match="absent"):
+        planned(build_config(no_model, ()))
+    no_rows = build_config(values(tiny_llama_dir, tmp_path), ("data.train=absent.json",))
+    with pytest.raises(DataError, match="absent"):
+        planned(no_rows)
+    with pytest.raises(ConfigError, match="Did you mean 'a4000'"):
+        device("a400")
+
+
+def test_the_command(config: RunConfig, tiny_llama_dir: Path, tmp_path: Path) -> None:
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text(json.dumps(values(tiny_llama_dir, tmp_path)))
+    result = CliRunner().invoke(make_app(), ["plan", str(run_file), "--no-calibrate", "--memory", "16"])
+    assert result.exit_code == 0, result.output
+    for words in ("Memory at the peak", "fits", "QLoRA", "H100 80 GB", "a checkpoint"):
+        assert words in result.output
+    result = CliRunner().invoke(make_app(), ["plan", str(tmp_path / "outputs"), "--history"])
+    assert result.exit_code == 2
+    assert "no finished run with a plan.json" in result.output
