@@ -50,7 +50,7 @@ def test_the_document_holds(api: schemathesis.BaseSchema, mode: schemathesis.Gen
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(
-            max_examples=40,
+            max_examples=15,
             phases=[Phase.explicit, Phase.generate],
             suppress_health_check=list(HealthCheck),
             derandomize=True,
