@@ -143,7 +143,6 @@ def _pairs_table(found: "Comparison") -> "Table":
             f"{pair.low:+.2f} to {pair.high:+.2f}",
             rows,
             pair.test,
-            f"{pair.p:.4f}",
-            f"{pair.p_holm:.4f}",
+            *("< 0.0001" if p < 0.0001 else f"{p:.4f}" for p in (pair.p, pair.p_holm)),
         )
     return table

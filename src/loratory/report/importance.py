@@ -75,7 +75,8 @@ def _importance(
     measure = "eta²"
     if num_runs >= MIN_RUNS and total > 0:
         numbers = _numbers(levels)
-        if 2 * num_values <= num_runs or (num_values < num_runs and numbers is None):
+        is_grouped = numbers is None or num_values == 2 or 2 * num_values <= num_runs
+        if num_values < num_runs and is_grouped:
             share, by_chance = _eta_squared(levels, values_N, total), (num_values - 1) / (num_runs - 1)
         elif numbers is not None and num_runs > MIN_RUNS:
             measure = "rank correlation²"

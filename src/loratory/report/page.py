@@ -61,7 +61,7 @@ def _sections(content: Content) -> list[tuple[str, str, str]]:
         ("result", "Result", _result(content)),
         ("runs", "Experiments", html_table(tables.experiments_table(content), label="Experiments")),
         ("scores", "Scores and cost", _scores(content, comparison) if comparison else ""),
-        ("curves", "Loss curves", _curves(content.runs)),
+        ("curves", "Loss curves", _curves(content)),
         ("differences", "What differs", _differences(content)),
         ("importance", "What mattered", _importance(content)),
         ("classes", "Errors by class", html_table(tables.classes_table(content)) if content.classes else ""),
@@ -122,10 +122,19 @@ def _result(content: Content) -> str:
 
 def _styles(comparison: Comparison) -> dict[str, str]:
     """Colour of each setting: its own while colours last, else the best one's alone."""
-    names = [setting.name for setting in comparison.settings]
+    names = [setting.name for setting in comparison.settings if not setting.is_base]
+    bases = {setting.name: "cx" for setting in comparison.settings if setting.is_base}
     if len(names) <= NUM_COLOURS:
-        return {name: colour(place) for place, name in enumerate(names)}
-    return {name: "best" if name == comparison.best.name else "cx" for name in names}
+        return {**bases, **{name: colour(place) for place, name in enumerate(names)}}
+    return {**bases, **{name: "best" if name == comparison.best.name else "cx" for name in names}}
+
+
+def _run_styles(content: Content) -> list[str]:
+    """Colour of each run: its setting's."""
+    styles = _styles(content.comparison) if content.comparison else {}
+    if not styles and len(content.runs) <= NUM_COLOURS:
+        return [colour(place) for place in range(len(content.runs))]
+    return [styles.get(content.settings.get(run.path, ""), "cx") for run in content.runs]
 
 
 def _scores(content: Content, comparison: Comparison) -> str:
@@ -168,8 +177,9 @@ def _figure(chart: str, caption: str) -> str:
     return f"<figure>{chart}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _curves(runs: Sequence[RunFacts]) -> str:
-    figures, titles = [], run_titles(runs)
+def _curves(content: Content) -> str:
+    runs: Sequence[RunFacts] = content.runs
+    figures, titles, styles = [], run_titles(runs), _run_styles(content)
     for name, words in (("loss", "Training loss"), ("eval_loss", "Evaluation loss")):
         found = [
             (title, [(float(line["step"]), float(line[name])) for line in run.metrics if name in line])
@@ -179,7 +189,7 @@ def _curves(runs: Sequence[RunFacts]) -> str:
         for place, (title, points) in enumerate(found):
             if not points:
                 continue
-            style = colour(place) if len(runs) <= NUM_COLOURS else "cx"
+            style = styles[place]
             limit = 60 if name == "loss" else 150
             if name == "loss" and len(runs) == 1 and len(points) > limit:
                 lines.append(Series(f"{title}, each logged step", thin(points, 400), f"{style} raw"))
@@ -192,7 +202,9 @@ def _curves(runs: Sequence[RunFacts]) -> str:
         return ""
     legend = ""
     if 1 < len(runs) <= NUM_COLOURS:
-        legend = "".join(f'<li><i class="{colour(i)}"></i>{escape(title)}</li>' for i, title in enumerate(titles))
+        legend = "".join(
+            f'<li><i class="{style}"></i>{escape(title)}</li>' for title, style in zip(titles, styles, strict=True)
+        )
         legend = f'<ul class="legend">{legend}</ul>'
     elif len(runs) > NUM_COLOURS:
         legend = '<p class="soft">Point at a line for its run.</p>'

@@ -131,8 +131,8 @@ def pairs_table(comparison: Comparison) -> Table:
             Cell(f"{pair.low:+.1f} to {pair.high:+.1f}", pair.low),
             Cell("–" if pair.wins is None else f"{pair.wins} / {pair.losses}", pair.wins),
             Cell(pair.test),
-            Cell(f"{pair.p:.4f}", pair.p),
-            Cell(f"{pair.p_holm:.4f}", pair.p_holm),
+            Cell(_p_words(pair.p), pair.p),
+            Cell(_p_words(pair.p_holm), pair.p_holm),
             Cell("yes" if pair.is_separable else "no"),
             Cell("–" if pair.rows_needed is None or pair.is_separable else f"{pair.rows_needed:,}", pair.rows_needed),
         )
@@ -237,14 +237,16 @@ def data_table(content: Content) -> Table:
                 "all with scores",
             )
         )
-    found: dict[tuple[str, str, str], list[str]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
+    sources: dict[tuple[str, str], str] = {}
     for run, title in zip(content.runs, run_titles(content.runs), strict=True):
         for role, sha256 in run.data.items():
             source = run.config.get(f"data.{role}")
-            found.setdefault((role, str(source or "–"), sha256), []).append(title)
-    for (role, source, sha256), titles in found.items():
+            sources.setdefault((role, sha256), str(source or "–"))
+            found.setdefault((role, sha256), []).append(title)
+    for (role, sha256), titles in found.items():
         used = "all" if len(titles) == len(content.runs) else ", ".join(titles)
-        rows.append(text_cells(role, source, "–", f"{sha256} (file)", used))
+        rows.append(text_cells(role, sources[role, sha256], "–", f"{sha256} (file)", used))
     for run, title in zip(content.runs, run_titles(content.runs), strict=True):
         tokens = [float(line["supervised_tokens"]) for line in run.metrics if "supervised_tokens" in line]
         if tokens and len(content.runs) <= MAX_METRICS:
@@ -294,6 +296,10 @@ def settings_table(comparison: Comparison) -> Table:
         rows.append((Cell(setting.name), Cell("–" if setting.is_base else str(len(setting.runs))), *cells))
     names = (each.name for each in comparison.metrics)
     return Table("Settings: percent with 95 % intervals", ("setting", "seeds", *names), tuple(rows), is_sortable=True)
+
+
+def _p_words(p: float) -> str:
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def _scientific(value: object) -> str:
