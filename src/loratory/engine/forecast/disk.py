@@ -103,12 +103,11 @@ def _described(tensors: Mapping[str, torch.Tensor | nn.Parameter], *, rank_facto
 
 
 def _whole_model(model: PreTrainedModel) -> Tensors:
-    """Tensors as save_pretrained writes them: shared ones once, under the name of the module that owns them."""
+    """Tensors as save_pretrained writes them: shared ones once, under their first name."""
     seen: set[int] = set()
-    tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
     found = {}
     for name, t in model.state_dict(keep_vars=True).items():
-        if id(t) in seen or name in tied:
+        if id(t) in seen:
             continue
         seen.add(id(t))
         found[name] = (list(t.shape), t.dtype)
