@@ -37,7 +37,7 @@ def quantization_of(name: str) -> QuantizationConfig:
     """The options that an adapter's manifest names ("nf4", "fp4", "int8")."""
     if name == "int8":
         return QuantizationConfig(load_in_8bit=True)
-    return QuantizationConfig(load_in_4bit=True, bnb_4bit_quant_type=name)  # type: ignore[arg-type]
+    return QuantizationConfig(load_in_4bit=True, bnb_4bit_quant_type=name)
 
 
 def dequantised(read: ReadWeight, names: Collection[str], section: QuantizationConfig) -> ReadWeight:

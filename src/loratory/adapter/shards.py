@@ -193,7 +193,7 @@ def _row(shape: tuple[int, ...]) -> int:
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def _read_into(descriptor: int, tensor: torch.Tensor, offset: int) -> None:

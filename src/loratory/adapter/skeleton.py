@@ -88,7 +88,7 @@ def open_skeleton(section: ModelConfig) -> Skeleton | str:
     try:
         config = CONFIG_MAPPING[found["model_type"]].from_dict(found)
         task = choose_task(section.task, type(config), None, label=source.label)
-        model = _empty_model(MAPPINGS["causal_lm" if task == "auto" else task][type(config)], config, folder)
+        model = _empty_model(MAPPINGS[task][type(config)], config, folder)
     except (ValueError, TypeError, KeyError, ZeroDivisionError, AttributeError) as fault:
         raise ModelError(f"{source.label}: its config does not describe a model: {first_line(fault)}") from fault
     reader = ShardReader(files)
@@ -121,7 +121,7 @@ def streaming(
     with ExitStack() as stack:
         for unit, inside in units(model, parameters):
             if rows is not None and type(unit) in (nn.Linear, nn.Embedding) and inside[0][1].numel() > LARGE_NUMBERS:
-                unit.forward = _by_rows(unit, dict(inside), read, rows)  # type: ignore[method-assign]
+                unit.forward = _by_rows(unit, dict(inside), read, rows)
                 stack.callback(unit.__dict__.pop, "forward")
                 continue
             filled = _Filled(inside, read)
@@ -166,7 +166,7 @@ def _by_rows(
     num_rows, width = inside[name].shape
 
     def look_up(ids: torch.Tensor) -> torch.Tensor:
-        wanted, places = ids.unique(return_inverse=True)
+        wanted, places = torch.unique(ids, return_inverse=True)  # type: ignore[no-untyped-call]
         found = torch.cat([rows(name, slice(row, row + 1)) for row in wanted.tolist()])
         return found[places]
 

@@ -223,7 +223,7 @@ def _merged_pieces(merged: StreamedAdapter, name: str, dtype: torch.dtype) -> It
 
 
 def _cast_pieces(value: torch.Tensor, name: str, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    for block in value.reshape(-1).split(BLOCK_NUMBERS):
+    for block in torch.split(value.reshape(-1), BLOCK_NUMBERS):
         yield _cast(block, name, dtype)
 
 

@@ -78,7 +78,7 @@ def prepare_streamed(
     name = main_dtype(skeleton.reader) if dtype == "auto" else dtype
     prompts = probe_prompts(source.tokenizer, skeleton.model, probes)
     files = without_copies(source.files, skeleton)
-    forms = {"original": skeleton.read}
+    forms: dict[str, ReadWeight] = {"original": skeleton.read}
     if quantization is not None and quantization.is_active:
         quantised = quantised_names(skeleton.model)
         forms["dequantised"] = dequantised(skeleton.read, quantised, quantization)
