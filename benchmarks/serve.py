@@ -10,12 +10,13 @@ eight clients that are spread over the base and N random adapters.
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -26,6 +27,7 @@ import typer
 TEXT = "How do I cancel the roaming pack that was activated last month for my second number"
 QUESTIONS = [f"{number}. {TEXT[: 20 + 5 * (number % 12)]}? Explain step by step." for number in range(64)]
 
+PORT = 8765
 THEIRS: dict[str, list[str]] = {
     "transformers serve": [],
     "transformers serve, continuous batching": ["--continuous-batching"],
@@ -33,8 +35,8 @@ THEIRS: dict[str, list[str]] = {
 
 
 @contextmanager
-def server(command: list[str], *, threads: int, ready: str) -> Iterator[tuple[str, str]]:
-    """A server's process; yields its address and key once it is ready."""
+def server(command: list[str], *, threads: int, port: int | None = None) -> Iterator[tuple[str, str]]:
+    """A server's process; yields its address and key once it is ready: ours prints them, others listen on a port."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -42,18 +44,27 @@ def server(command: list[str], *, threads: int, ready: str) -> Iterator[tuple[st
             process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
         try:
             until_s = time.monotonic() + 120
-            while not (found := re.search(ready, log.read_text())):
+            while not (found := _address(log.read_text(), port)):
                 if process.poll() is not None or time.monotonic() > until_s:
                     raise SystemExit(f"{' '.join(command)} did not start:\n{log.read_text()[-2000:]}")
                 time.sleep(0.2)
             key = re.search(r"key: (\S+)", log.read_text())
-            yield found[1], key[1] if key else "none"
+            yield found, key[1] if key else "none"
         finally:
             process.send_signal(signal.SIGINT)
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _address(log: str, port: int | None) -> str | None:
+    if port is None:
+        found = re.search(r"at (http://\S+)\n", log)
+        return found[1] if found else None
+    with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
+        return f"http://localhost:{port}/v1"
+    return None
 
 
 def answer(client: openai.OpenAI, model: str, question: str, *, tokens: int) -> str:
@@ -106,7 +117,7 @@ def main(
         with TemporaryDirectory() as folder:
             extra = [f"--adapter=a{n}={path}" for n, path in enumerate(_adapters(model, Path(folder), adapters))]
             command = [str(bin_folder / "loratory"), "serve", str(model), "--name", "base", "--port", "0", *extra]
-            with server(command, threads=threads, ready=r"at (http://\S+)\n") as (url, key):
+            with server(command, threads=threads) as (url, key):
                 texts["ours"] = measure("loratory serve", url, key, ["base"], **sizes)  # type: ignore[arg-type]
                 names = ["base", *(f"a{n}" for n in range(adapters))]
                 if adapters:
@@ -115,11 +126,11 @@ def main(
         for label, option in THEIRS.items():
             if option and not continuous:
                 continue
-            command = [str(bin_folder / "transformers"), "serve", str(model), *option, "--port", "8765"]
+            command = [str(bin_folder / "transformers"), "serve", str(model), *option, "--port", str(PORT)]
             command += ["--device", "cpu", "--dtype", "float32"]
-            with server(command, threads=threads, ready=r"Uvicorn running on (http://\S+)") as (url, key):
+            with server(command, threads=threads, port=PORT) as (url, key):
                 try:
-                    texts[label] = measure(label, f"{url}/v1", key, [str(model)], **sizes)  # type: ignore[arg-type]
+                    texts[label] = measure(label, url, key, [str(model)], **sizes)  # type: ignore[arg-type]
                 except openai.OpenAIError as error:
                     print(f"{label}: failed ({str(error)[:200]})", flush=True)
     for label, found in texts.items():
