@@ -13,6 +13,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from loratory.run.metrics import MetricValue
 
 _PLAIN_INTERVAL_S = 10.0
+# What is worth a place in one short line, of whatever objective; the rest is in metrics.jsonl.
+_SHOWN = (
+    ("loss", "loss {:.4f}"),
+    ("accuracy", "accuracy {:.2f}"),
+    ("reward_accuracy", "accuracy {:.2f}"),
+    ("reward_margin", "margin {:z.3f}"),
+    ("reward", "reward {:z.3f}"),
+    ("kl", "KL {:z.3f}"),
+    ("kl_per_answer", "KL {:z.3f} per answer"),
+    ("macro_f1", "macro F1 {:.2f}"),
+    ("groups_without_variance", "{:.0%} of groups without a difference"),
+)
 
 
 class Display(Protocol):
@@ -61,21 +73,26 @@ class SilentDisplay:
 
 
 class PlainDisplay(SilentDisplay):
-    """One line at the first step, about every ten seconds, and at the last step."""
+    """One line at the first step, about every ten seconds, and at the last step.
+
+    A number that comes only now and then, as the reward of a rollout does, is shown until the next one comes.
+    """
 
     def __init__(self, console: Console, *, total_steps: int, first_step: int) -> None:
         self._console = console
         self._total_steps = total_steps
         self._clock = RemainingTime(total_steps, first_step)
         self._last_line_s = float("-inf")
+        self._latest: dict[str, MetricValue] = {}
 
     def update(self, step: int, values: Mapping[str, MetricValue]) -> None:
         """Print a line when it is time."""
+        self._latest |= values
         now = time.monotonic()
         left_s = self._clock.left_s(step)
         if now - self._last_line_s >= _PLAIN_INTERVAL_S or step == self._total_steps:
             self._last_line_s = now
-            self.note(f"step {step}/{self._total_steps}  {describe(values)}  {duration(left_s)} left")
+            self.note(f"step {step}/{self._total_steps}  {describe(self._latest)}  {duration(left_s)} left")
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -98,6 +115,7 @@ class BarDisplay(SilentDisplay):
             transient=False,
         )
         self._task: TaskID = self._bar.add_task("train", total=total_steps, completed=first_step, values="", left="?")
+        self._latest: dict[str, MetricValue] = {}
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -110,7 +128,9 @@ class BarDisplay(SilentDisplay):
 
     def update(self, step: int, values: Mapping[str, MetricValue]) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=step, values=describe(values), left=duration(self._clock.left_s(step)))
+        self._latest |= values
+        left = duration(self._clock.left_s(step))
+        self._bar.update(self._task, completed=step, values=describe(self._latest), left=left)
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
@@ -133,15 +153,21 @@ class RemainingTime:
 
 def describe(values: Mapping[str, MetricValue]) -> str:
     """One short line of the values that matter while waiting."""
-    parts = []
-    for name, text in (
-        ("loss", "loss {:.4f}"),
-        ("eval_loss", "eval loss {:.4f}"),
-        ("tokens_per_s", "{:,.0f} tokens/s"),
-    ):
-        if name in values:
-            parts.append(text.format(values[name]))
+    parts = _shown(values, "")
+    if "tokens_per_s" in values:
+        parts.append(f"{values['tokens_per_s']:,.0f} tokens/s")
     return "  ".join([*parts, f"{memory_bytes() / 2**30:.2f} GiB"])
+
+
+def describe_evaluation(values: Mapping[str, MetricValue]) -> str:
+    """The same of an evaluation. Where the loss is but minus the reward, the reward speaks for both."""
+    is_reward = values["eval_loss"] == -float(values.get("eval_reward", float("nan")))
+    parts = _shown({name: value for name, value in values.items() if name != "eval_loss" or not is_reward}, "eval_")
+    return f"evaluation {'  '.join(parts)}"
+
+
+def _shown(values: Mapping[str, MetricValue], prefix: str) -> list[str]:
+    return [text.format(values[prefix + name]) for name, text in _SHOWN if prefix + name in values]
 
 
 def memory_bytes() -> int:

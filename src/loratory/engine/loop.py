@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loratory.config import TrainConfig
 from loratory.engine import random_state
-from loratory.engine.display import Display, memory_bytes
+from loratory.engine.display import Display, describe_evaluation, memory_bytes
 from loratory.engine.evaluate import EvaluationResult
 from loratory.engine.optimizer import NamedOptimizer
 from loratory.engine.progress import Progress, Window
@@ -194,7 +194,7 @@ class TrainingLoop:
             "eval_seconds": round(time.perf_counter() - start_s, 3),
         }
         self._log(values)
-        self._parts.display.note(f"step {progress.step}: evaluation loss {result.loss:.4f}")
+        self._parts.display.note(f"step {progress.step}: {describe_evaluation(values)}")
         if progress.best_loss is None or result.loss < progress.best_loss:
             progress.best_loss = result.loss
             progress.evaluations_without_gain = 0

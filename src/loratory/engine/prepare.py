@@ -158,27 +158,35 @@ def _rows(
         return []
     records, made = _sequences(records, role, template, objective, notes)
     flat = [(index, sequence) for index, sequences in enumerate(made) for sequence in sequences]
-    fitted = fit_length(
-        [sequence for _, sequence in flat],
-        cutoff_len=section.cutoff_len,
-        truncation=section.truncation,
-        origins=[records[index].origin for index, _ in flat],
-        needs_supervised=not isinstance(objective, SampledObjective),
-    )
-    counts = fitted.counts
-    if counts.num_kept < counts.num_sequences or counts.num_truncated:
-        notes.append(
-            f"{role} rows against data.cutoff_len {section.cutoff_len}: {counts.num_truncated} lost the start of their "
-            f"prompt ({counts.prompt_tokens_cut} tokens), {counts.num_dropped + counts.num_answer_too_long} dropped"
+    try:
+        fitted = fit_length(
+            [sequence for _, sequence in flat],
+            cutoff_len=section.cutoff_len,
+            truncation=section.truncation,
+            origins=[records[index].origin for index, _ in flat],
+            needs_supervised=not isinstance(objective, SampledObjective),
         )
+    except DataError as error:
+        raise DataError(f"{role} rows: {error}") from error
     kept: dict[int, list[int]] = {}
     for position, original in enumerate(fitted.indices):
         kept.setdefault(flat[original][0], []).append(position)
     rows = []
+    num_shortened = 0
     for index, positions in kept.items():
         if len(positions) == len(made[index]):  # a pair that lost one side is no pair
             sequences = tuple(fitted.sequences[position] for position in positions)
             record = records[index]
             facts, texts = objective.facts(record), objective.texts(record)
             rows.append(Row(sequences, str(record.origin), objective.count(sequences), facts, texts))
+            num_shortened += sum(map(len, sequences)) < sum(map(len, made[index]))
+    num_dropped = len(records) - len(rows)
+    notes += _length_note(role, cutoff_len=section.cutoff_len, num_shortened=num_shortened, num_dropped=num_dropped)
     return list(objective.complete(rows, cutoff_len=section.cutoff_len))
+
+
+def _length_note(role: str, *, cutoff_len: int, num_shortened: int, num_dropped: int) -> list[str]:
+    """What the length limit did to rows; a pair counts once, whichever of its answers was too long."""
+    counts = {"lost the start of their prompt": num_shortened, "dropped": num_dropped}
+    parts = [f"{count} {what}" for what, count in counts.items() if count]
+    return [f"{role} rows against data.cutoff_len {cutoff_len}: {', '.join(parts)}"] if parts else []
