@@ -12,6 +12,8 @@ from loratory.cli.finished_run import open_run, open_run_session
 from loratory.data.reader import read_records
 from loratory.data.templates import bind_template
 from loratory.engine.training import run_training
+from loratory.infer.label_prediction import predict_labels
+from loratory.infer.label_set import bind_labels
 from loratory.objective.row import Row, batch_of
 from loratory.objective.sft import SftObjective
 from loratory.tree.scorers import make_scorer
@@ -85,3 +87,23 @@ def test_learns_answers_and_loads_without_us(make_config, rows_and_models, famil
     with torch.no_grad():
         ours, theirs = (m.eval()(input_ids=ids, labels=labels).logits for m in (session.model, plain))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_labels_are_chosen_by_the_models_own_likelihood(rows_and_models, tiny_tokenizer, family: str) -> None:  # type: ignore[no-untyped-def]
+    file, folders = rows_and_models
+    model = AutoModelForSeq2SeqLM.from_pretrained(folders[family]).eval()
+    template = bind_template("plain", tiny_tokenizer, closes_prompt=True)
+    records, labels = read_records(str(file)).records[:2], ("code 0", "cancel my plan", "yes")
+    expected = []
+    for record in records:
+        answers = bind_labels(labels, template, record).token_ids
+        prompt = torch.tensor([template.generation_prompt(record)])
+        with torch.no_grad():
+            losses = [model(input_ids=prompt, labels=torch.tensor([ids])).loss * -len(ids) for ids in answers]
+        expected.append(dict(zip(labels, map(float, losses), strict=True)))
+    found = predict_labels(model, tiny_tokenizer, template, records, labels, with_logprobs=True)
+    quick = predict_labels(model, tiny_tokenizer, template, records, labels)
+    for values, prediction, chosen in zip(expected, found, quick, strict=True):
+        assert prediction.label_logprobs == pytest.approx(values, rel=1e-5)
+        assert prediction.predict == chosen.predict == max(values, key=values.__getitem__)
