@@ -35,6 +35,7 @@ from loratory.adapter.certificate import (
 from loratory.adapter.load import AdapterFiles, read_adapter
 from loratory.adapter.manifest import TENSORS_FILE, sha256_of
 from loratory.adapter.memory_merge import prepare_in_memory
+from loratory.adapter.peft_file import read_lora_file
 from loratory.adapter.prepared import PreparedMerge, rounding_notes
 from loratory.adapter.probes import streamed_logits
 from loratory.adapter.quantised_base import quantization_of
@@ -103,13 +104,14 @@ def merge_adapter(
 
     Raises:
         RunError: `output` exists.
-        AdapterError: The adapter does nothing, or is merged into this base already.
+        AdapterError: The adapter does nothing, is merged into this base already, or has a head of its own.
         IntegrityError: The adapter belongs to another base or is damaged, or the merged model is outside the
             tolerance; then nothing stands under the final name.
         ResourceError: The disk is full.
     """
     _check_output(output, overwrite)
     _check_not_merged(base, adapter_dir)
+    _check_task(adapter_dir)
     prepared, files = _prepare(
         base,
         adapter_dir,
@@ -240,6 +242,16 @@ def _check_not_merged(base: ModelConfig, adapter_dir: Path) -> None:
         raise AdapterError(
             f"{base.model_name_or_path} is a merged model that holds this adapter already; merging it again would "
             f"count it twice. Merge into the original base ({earlier.base_source})"
+        )
+
+
+def _check_task(adapter_dir: Path) -> None:
+    """Refuse an adapter with a head of its own: the certificate compares what models write, and this one scores."""
+    if read_lora_file(adapter_dir).task_type == "SEQ_CLS":
+        raise AdapterError(
+            f"{adapter_dir} belongs to a reward model or classifier (task_type SEQ_CLS), which has a head in the place "
+            "of its base's and cannot be merged here. Use it as it is: PeftModel.from_pretrained on "
+            "AutoModelForSequenceClassification; or train with adapter.method=full for a model without an adapter"
         )
 
 

@@ -7,7 +7,7 @@ import typer
 
 from loratory.cli.arguments import Base, ForceTemplate, MaxNewTokens, RunFolder, TrustRemoteCode
 from loratory.cli.console import note, print_scores, progress
-from loratory.cli.finished_run import open_run, open_run_session, run_sampling
+from loratory.cli.finished_run import check_answers, open_run, open_run_session, run_sampling
 from loratory.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def predict(
 ) -> None:
     """Answer the rows of a file and score the answers."""
     directory, config = open_run(run)
+    check_answers(directory, config)
     source = data or config.data.test
     if source is None:
         raise ConfigError("data.test: the run names no test rows; give --data FILE")

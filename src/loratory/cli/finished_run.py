@@ -51,13 +51,22 @@ def open_run_session(
     )
 
 
-def _labels(directory: "RunDirectory", config: "RunConfig") -> list[str]:
-    """Names of the classes that a classification run learnt, in their order; none for other runs."""
+def check_answers(directory: "RunDirectory", config: "RunConfig") -> None:
+    """Refuse a run whose model does not answer.
+
+    Raises:
+        ConfigError: It is a reward model.
+    """
     if config.objective.name == "reward":
         raise ConfigError(
             f"{directory.path}: a reward model gives scores, not answers. Use it in objective.rollout.reward_model, or "
             "by loratory.infer.reward_model.load_reward_model"
         )
+
+
+def _labels(directory: "RunDirectory", config: "RunConfig") -> list[str]:
+    """Names of the classes that a classification run learnt, in their order; none for other runs."""
+    check_answers(directory, config)
     if config.objective.name != "classification":
         return []
     file = directory.final_model / "config.json"
