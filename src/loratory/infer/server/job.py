@@ -186,7 +186,7 @@ def _raw_prompts(service: Service, request: CompletionRequest) -> list[list[int]
     prompts: list[list[int]] = []
     size = len(service.tokenizer)
     for item in items:
-        ids = _token_ids(service, item) if isinstance(item, str) else list(item)  # type: ignore[arg-type]
+        ids = _token_ids(service, item) if isinstance(item, str) else list(item)
         if not ids:
             raise RefusalError(400, "the prompt is empty", param="prompt")
         if max(ids) >= size:
