@@ -104,11 +104,12 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     adapters: Annotated[int, typer.Option(help="Random adapters served beside the base.")] = 3,
     only: Annotated[str, typer.Option(help="ours, theirs or both.")] = "both",
-    continuous: Annotated[bool, typer.Option(help="Also transformers' continuous batching.")] = True,
+    continuous: Annotated[bool, typer.Option(help="Also transformers' continuous batching (takes 14 GB).")] = False,
 ) -> None:
     """Print tokens per second of each server."""
     from transformers import AutoTokenizer
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an ended benchmark ends its servers
     tokenizer = AutoTokenizer.from_pretrained(model)
     sizes = {"tokens": tokens, "alone": alone, "together": together, "tokenizer": tokenizer}
     texts: dict[str, list[str]] = {}
