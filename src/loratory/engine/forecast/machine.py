@@ -88,9 +88,9 @@ def read_machine(num_threads: int) -> Machine | None:
         found = json.loads(machine_file(num_threads).read_text(encoding="utf-8"))
         if found.pop("format") != FORMAT:
             return None
-        rates = {key: tuple(Rate(**rate) for rate in found.pop(key)) for key in ("gemm", "thin")}
+        gemm, thin = (tuple(Rate(**rate) for rate in found.pop(key)) for key in ("gemm", "thin"))
         paths = {name: PathPace(**pace) for name, pace in found.pop("paths").items()}
-        return Machine(**found, **rates, paths=paths)
+        return Machine(**found, gemm=gemm, thin=thin, paths=paths)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -171,17 +171,18 @@ def _base(module: nn.Module) -> nn.Module:
 
 def _size(name: str, module: nn.Module) -> LinearSize:
     linear = _base(module)
-    outputs, inputs = (
-        (int(linear.nf), int(linear.nx)) if isinstance(linear, Conv1D) else (linear.out_features, linear.in_features)  # type: ignore[arg-type]
+    assert isinstance(linear, nn.Linear | Conv1D)
+    inputs, outputs = (
+        (linear.nx, linear.nf) if isinstance(linear, Conv1D) else (linear.in_features, linear.out_features)
     )
     own = {id(p) for p in linear.parameters()}
     layer = _LAYER.search(name)
     return LinearSize(
         layer=int(layer.group(1)) if layer else -1,
-        inputs=int(inputs),  # type: ignore[call-overload]
-        outputs=int(outputs),  # type: ignore[call-overload]
+        inputs=inputs,
+        outputs=outputs,
         adapter=sum(p.numel() for p in module.parameters() if p.requires_grad and id(p) not in own),
-        is_trained=bool(linear.weight.requires_grad),  # type: ignore[union-attr]
+        is_trained=linear.weight.requires_grad,
         feeds_keys=name.rsplit(".", 1)[-1] in _KEY_LEAVES,
     )
 
