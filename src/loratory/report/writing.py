@@ -56,6 +56,11 @@ def write_report(
     heading = title or (f"Run {content.runs[0].name}" if len(content.runs) == 1 else "Comparison of runs")
     twin = output.with_suffix(".md")
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(twin, markdown_page(content, title=heading))
-    write_text(output, html_page(content, title=heading))
+    write_text(twin, _writable(markdown_page(content, title=heading)))
+    write_text(output, _writable(html_page(content, title=heading)))
     return Report(output, twin, content)
+
+
+def _writable(text: str) -> str:
+    """Half of a surrogate pair, which an answer may hold, cannot be written as UTF-8; a question mark stands for it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
