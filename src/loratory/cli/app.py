@@ -24,6 +24,7 @@ from loratory.cli.score import score
 from loratory.cli.serve import serve
 from loratory.cli.sft import CONTEXT as SFT_CONTEXT
 from loratory.cli.sft import sft
+from loratory.cli.sweep import make_sweep_app
 from loratory.cli.training import show_config, show_schema, train
 
 
@@ -54,6 +55,7 @@ def make_app() -> typer.Typer:
     app.command("compare-chat")(compare_chat)
     app.command("import")(import_run)
     app.command("sft", context_settings=SFT_CONTEXT)(sft)
+    app.add_typer(make_sweep_app(), name="sweep")
     app.add_typer(_group("Show the configuration and its schema.", show=show_config, schema=show_schema), name="config")
     app.add_typer(
         _group("Look at rows before training.", check=check, subset=subset, stats=stats, preview=preview), name="data"
