@@ -9,7 +9,7 @@ from loratory.demo.telecom import TelecomFiles, generate_telecom
 from loratory.engine.training import run_training
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.yaml") if not path.stem.startswith("sweep"))
 SHORT = ("data.cutoff_len=512", "data.max_samples=12", "train.max_steps=1", "train.batch_size=2", "train.num_threads=1")
 
 
