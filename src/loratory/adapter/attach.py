@@ -263,7 +263,7 @@ def _check_options(model: PreTrainedModel, section: AdapterConfig) -> None:
 
 
 def _is_meta(model: PreTrainedModel) -> bool:
-    return next(model.parameters()).device.type == "meta"
+    return bool(next(model.parameters()).device.type == "meta")
 
 
 def _check_same(section: AdapterConfig, file: LoraFile) -> None:
