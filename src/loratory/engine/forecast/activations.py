@@ -27,11 +27,13 @@ class KeptPerToken:
         kept_bytes: Kept for the backward pass by all layers.
         last_rows_bytes: The part of these that the last layer keeps of predictors only.
         moment_bytes: Alive for a moment in the backward pass of one layer.
+        pass_bytes: Kept by a pass whatever its tokens, such as updated weights that an adapter computes with.
     """
 
     kept_bytes: float
     last_rows_bytes: float
     moment_bytes: float
+    pass_bytes: float = 0.0
 
 
 def kept_per_token(
@@ -60,12 +62,21 @@ def kept_per_token(
     if gradient_checkpointing:
         return KeptPerToken((layer_floats + size.num_layers * size.width) * itemsize, 0.0, 3.0 * largest * itemsize)
     traced = None if is_mixed else _traced_bytes(base)
-    kept = _PLAIN_LAYERS_FACTOR * floats * itemsize if traced is None else traced
-    return KeptPerToken(kept, 0.0, 4.0 * largest * itemsize)
+    kept, constant = (_PLAIN_LAYERS_FACTOR * floats * itemsize, 0.0) if traced is None else traced
+    return KeptPerToken(kept, 0.0, 4.0 * largest * itemsize, constant)
 
 
-def _traced_bytes(base: PreTrainedModel) -> float | None:
-    """Bytes that the body's autograd graph saves per token; None where the model cannot run without data."""
+def _traced_bytes(base: PreTrainedModel) -> tuple[float, float] | None:
+    """Bytes that the body saves per token, and besides; None where the model cannot run without data."""
+    few, many = (_saved_bytes(base, num_tokens) for num_tokens in (_TOKENS, 2 * _TOKENS))
+    if few is None or many is None or many <= few:
+        return None
+    per_token = (many - few) / _TOKENS
+    return per_token, max(0.0, few - per_token * _TOKENS)
+
+
+def _saved_bytes(base: PreTrainedModel, num_tokens: int) -> int | None:
+    """Bytes that the body's autograd graph saves for one row of tokens."""
     body = base.base_model
     tensors = {
         name: torch.empty_like(t, device="meta").requires_grad_(t.requires_grad)
@@ -82,22 +93,21 @@ def _traced_bytes(base: PreTrainedModel) -> float | None:
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            output = functional_call(body, tensors, kwargs=_arguments(base))
+            output = functional_call(body, tensors, kwargs=_arguments(base, num_tokens))
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, IndexError, KeyError):
         return None  # families that look at values, and packed weights, have the estimate from shapes
     del output
-    total = sum(storage.nbytes() for storage in saved.values())
-    return total / _TOKENS if total else None
+    return sum(storage.nbytes() for storage in saved.values())
 
 
-def _arguments(base: PreTrainedModel) -> dict[str, Any]:
-    tokens = torch.zeros(1, _TOKENS, dtype=torch.int64, device="meta")
+def _arguments(base: PreTrainedModel, num_tokens: int) -> dict[str, Any]:
+    tokens = torch.zeros(1, num_tokens, dtype=torch.int64, device="meta")
     arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
     if base.config._attn_implementation == IMPLEMENTATION:
         mask = torch.empty(1, 1, 0, 0, dtype=torch.bool, device="meta")
         arguments |= {"position_ids": tokens, "attention_mask": mask, "tree_attention": _attend}
     else:
-        mask = torch.empty(1, 1, _TOKENS, _TOKENS, dtype=torch.bool, device="meta")
+        mask = torch.empty(1, 1, num_tokens, num_tokens, dtype=torch.bool, device="meta")
         arguments |= {"attention_mask": mask}
     return arguments
 

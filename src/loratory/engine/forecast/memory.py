@@ -112,11 +112,11 @@ def memory_parts(
 def activation_bytes(size: ModelSize, kept: KeptPerToken, work: PassWork, *, path: str) -> int:
     """What a pass holds between its layers' forward and backward."""
     if path == "padded":
-        return int(work.padded_tokens * (kept.kept_bytes + kept.moment_bytes))
+        return int(work.padded_tokens * (kept.kept_bytes + kept.moment_bytes) + kept.pass_bytes)
     tokens = work.tokens + work.root_tokens
     spared = max(0, work.tokens - work.predictors) * kept.last_rows_bytes
     probabilities = work.kept_pairs * size.num_heads * size.itemsize * size.num_layers
-    return int(tokens * (kept.kept_bytes + kept.moment_bytes) - spared + probabilities)
+    return int(tokens * (kept.kept_bytes + kept.moment_bytes) - spared + probabilities + kept.pass_bytes)
 
 
 def logits_bytes(size: ModelSize, work: PassWork, *, path: str) -> int:
