@@ -20,8 +20,6 @@ from loratory.infer.flat.generation import generate_flat
 from loratory.infer.flat.model import FlatModel, flat_refusal
 from loratory.infer.rows_at_once import rows_at_once
 from loratory.infer.sampling import Sampling, draw_tokens, row_uniforms
-from loratory.infer.virtual_tokens import num_virtual_tokens, virtual_cache
-from loratory.tree.eligibility import base_of
 
 MIN_SHARED_TOKENS = 16
 
@@ -59,9 +57,9 @@ class GeneratedAnswer:
 
 
 def context_length(model: PreTrainedModel | PeftModel) -> int | None:
-    """Most tokens a sequence may have besides virtual ones; None when positions have no limit (ALiBi)."""
-    limit = getattr(base_of(model).config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return int(limit) - num_virtual_tokens(model) if limit else None
+    """Most tokens a sequence may have, or None when positions have no limit (ALiBi)."""
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(limit) if limit else None
 
 
 def generate(
@@ -154,14 +152,7 @@ def generate_answers(
             return [GeneratedAnswer(token_ids, end) for token_ids, end in generated]
         order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
         num_done = 0
-        if num_virtual_tokens(model):
-            assert isinstance(model, PeftModel)
-            shared_cache = virtual_cache(model)
-            shared_length, model = num_virtual_tokens(model), base_of(model)
-            if any(type(layer) is not DynamicLayer for layer in shared_cache.layers):
-                batch_size = 1  # see _shared_prefix
-        else:
-            shared_length, shared_cache = _shared_prefix(model, prompts, batch_size)
+        shared_length, shared_cache = _shared_prefix(model, prompts, batch_size)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             logits_BV, batch = _prefill(model, prompts, rows, shared_length, shared_cache)
