@@ -223,7 +223,8 @@ def test_predict_without_answers_writes_no_scores(finished_run: Path, tmp_path: 
     result = invoke("predict", finished_run, "--data", questions, "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "nothing was scored" in result.stderr
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["generated_predictions.jsonl"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["generated_predictions.jsonl", "test_set.json"]
 
 
 def test_predict_of_a_missing_file_leaves_nothing(finished_run: Path, tmp_path: Path) -> None:
@@ -295,4 +296,4 @@ def test_main_py_trains_under_the_experiments_name(tiny_llama_dir: Path, rows: P
         check=False,
     )
     assert unknown.returncode == 2
-    assert "objective.name: should be one of sft; got 'bogus'" in unknown.stderr
+    assert "objective.name: should be one of sft, dpo, " in unknown.stderr

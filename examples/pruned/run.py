@@ -136,11 +136,11 @@ def pick(found: Mapping[str, Any], *words: str) -> dict[str, Any]:
     return next(each for name, each in found.items() if all(word in name for word in words))
 
 
-def shown(measure: Mapping[str, Any], digits: int = 2, scale: float = 1.0) -> str:
+def shown(measure: Mapping[str, Any], digits: int = 2) -> str:
     """Value with its interval."""
     value, low, high = (measure[key] for key in ("value", "low", "high"))
-    text = f"{value * scale:.{digits}f}"
-    return text if low is None or high is None else f"{text} ({low * scale:.{digits}f}–{high * scale:.{digits}f})"
+    text = f"{value:.{digits}f}"
+    return text if low is None or high is None else f"{text} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def render(record: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]], steps: int) -> str:
@@ -148,8 +148,8 @@ def render(record: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]], 
     rows = {
         "perplexity, window 128": [shown(pick(results[s], "perplexity@window=128")) for s in results],
         "perplexity, window 1024": [shown(pick(results[s], "perplexity@window=1024")) for s in results],
-        "ARC-easy accuracy, %": [shown(pick(results[s], "acc", "arc_easy"), 1, 100) for s in results],
-        "BoolQ accuracy, %": [shown(pick(results[s], "acc", "boolq"), 1, 100) for s in results],
+        "ARC-easy accuracy, %": [shown(pick(results[s], "acc", "arc_easy"), 1) for s in results],
+        "BoolQ accuracy, %": [shown(pick(results[s], "acc", "boolq"), 1) for s in results],
         "prefill, tokens/s": [shown(pick(results[s], "prefill@"), 0) for s in results],
         "decode, tokens/s": [shown(pick(results[s], "decode@"), 1) for s in results],
     }

@@ -128,7 +128,7 @@ def test_vllm_is_given_names_ranks_and_no_key(finished_run: Path, tiny_llama_dir
     command = vllm_command("python", "BASE", sources, **place, force_template=True)  # type: ignore[arg-type]
     assert " ".join(command) == (
         "python -m vllm.entrypoints.openai.api_server --model BASE --host 127.0.0.1 --port 8000 "
-        f"--served-model-name {tiny_llama_dir.name} --enable-lora --max-loras 1 --max-lora-rank 16 "
+        f"--served-model-name {tiny_llama_dir.name} --enable-lora --max-loras 1 --max-lora-rank 8 "
         f"--lora-modules mine={subject.adapter_dir} --max-model-len 256"
     )
     whole = _sources(str(tiny_llama_dir), [], name="whole", base=None)[1]

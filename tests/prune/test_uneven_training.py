@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel
 from tree_batches import deep_batch, template_batch
@@ -136,16 +136,16 @@ def test_a_layer_that_would_train_nothing_is_named(uneven_dir: Path, monkeypatch
     """PEFT makes empty parameters for some methods and odd widths, such as OFT's (131, 0); here LoRA is made to."""
     import loratory.adapter.attach as attach
 
-    real = attach.get_peft_model
+    real = attach.put_on
 
-    def with_an_empty_layer(model: PreTrainedModel, config: object) -> PeftModel:
-        made = real(model, config)
+    def with_an_empty_layer(model: PreTrainedModel, config: PeftConfig, **options: str) -> PeftModel:
+        made = real(model, config, **options)
         layer = made.get_submodule("base_model.model.model.layers.0.mlp.down_proj")
         for part in (layer.lora_A, layer.lora_B):
             part["default"].weight = torch.nn.Parameter(torch.empty(37, 0))
         return made
 
-    monkeypatch.setattr(attach, "get_peft_model", with_an_empty_layer)
+    monkeypatch.setattr(attach, "put_on", with_an_empty_layer)
     model = load_model(ModelConfig(model_name_or_path=str(uneven_dir), dtype="float32"), device="cpu").model
     with pytest.raises(AdapterError, match=r"1 targeted layers would train nothing \(first: .*layers.0.mlp.down_proj"):
         attach_adapter(model, AdapterConfig(rank=4), seed=0)

@@ -166,7 +166,7 @@ def _by_rows(
     num_rows, width = inside[name].shape
 
     def look_up(ids: torch.Tensor) -> torch.Tensor:
-        wanted, places = torch.unique(ids, return_inverse=True)  # type: ignore[no-untyped-call]
+        wanted, places = torch.unique(ids, return_inverse=True)
         found = torch.cat([rows(name, slice(row, row + 1)) for row in wanted.tolist()])
         return found[places]
 

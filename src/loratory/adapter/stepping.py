@@ -95,7 +95,7 @@ class AdaLoraHook:
             product = parameter @ parameter.T if "lora_A" in name else parameter.T @ parameter
             penalties.append(torch.linalg.matrix_norm(product - torch.eye(len(product), device=product.device)))
         penalty = torch.stack(penalties).mean() * (weight * scale)
-        penalty.backward()  # type: ignore[no-untyped-call]
+        penalty.backward()
 
     def after_update(self, step: int) -> None:
         """Note importance and give up ranks, by PEFT's allocator."""

@@ -222,7 +222,9 @@ class TrainingSession:
             original_weights=original_weights(loaded.source),
         )
         if config.adapter.preset is not None:
-            self._note(f"preset {config.adapter.preset}: rank {config.adapter.rank}, dropout {config.adapter.dropout:g}")
+            self._note(
+                f"preset {config.adapter.preset}: rank {config.adapter.rank}, dropout {config.adapter.dropout:g}"
+            )
         if self._shared is not None:
             self._shared.refuse_changes()
         self._note(attached.report.describe())

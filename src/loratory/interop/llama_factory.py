@@ -189,6 +189,9 @@ def _finish(draft: Draft, settings: Mapping[str, Any]) -> None:
         draft.put("adapter.init", "pissa" if steps == -1 else f"pissa_niter_{steps}", origin="pissa_init")
     if settings["finetuning_type"] == "full":
         draft.values["adapter"] = {"method": "full"}
+    elif settings["finetuning_type"] != "lora":
+        draft.values.get("adapter", {}).pop("method", None)
+        draft.report("not honoured", "finetuning_type", "LoRA is trained instead")
     _finish_quantisation(draft, settings)
     _finish_objective(draft, settings)
 

@@ -249,7 +249,7 @@ def write_model(model: PreTrainedModel, stage: Path, tokenizer: PreTrainedTokeni
 def is_stock(config: PreTrainedConfig, shapes: ModelShapes) -> bool:
     """Whether the configuration alone describes the widths."""
     stock = LayerShape(config.num_attention_heads, config.num_key_value_heads, config.intermediate_size)
-    return shapes.layers == (stock,) * config.num_hidden_layers
+    return bool(shapes.layers == (stock,) * config.num_hidden_layers)
 
 
 def write_uneven(

@@ -141,7 +141,8 @@ class StudyStore:
         ]
 
     def _values(self, frozen: "optuna.trial.FrozenTrial") -> Mapping[str, Any]:
-        return frozen.params or frozen.system_attrs.get("fixed_params", {})
+        fixed: Mapping[str, Any] = frozen.params or frozen.system_attrs.get("fixed_params", {})
+        return fixed
 
     def _sampler(self, done: int) -> "optuna.samplers.BaseSampler":
         section = self._found.file.section
@@ -164,7 +165,7 @@ class StudyStore:
             self._study.enqueue_trial(encoded, user_attrs={_LISTED: True})
 
     def _adopt(self, limit: int) -> "list[optuna.Trial]":
-        taken = []
+        taken: list[optuna.Trial] = []
         for frozen in self._study.get_trials(deepcopy=False):
             if len(taken) < limit and frozen.state.name == "RUNNING" and self._claim(frozen.number):
                 trial = self._optuna.trial.Trial(self._study, frozen._trial_id)

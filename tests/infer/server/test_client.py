@@ -273,7 +273,7 @@ def test_a_failure_ends_its_requests_and_nothing_else(
     expected = ask(client, "red", "x")
 
     def fail() -> None:
-        raise RuntimeError("secret path /root/model")
+        raise RuntimeError("secret path /srv/model")
 
     with monkeypatch.context() as patch:
         patch.setattr(server.service.engine._decoder, "step", fail)

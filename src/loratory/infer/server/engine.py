@@ -30,11 +30,17 @@ class Engine:
         self._live: dict[int, Row] = {}
         self._num_admitted = 0
         self._is_stopping = False
-        self._thread = threading.Thread(target=self._run, name="loratory-engine", daemon=True)
+        self._thread = self._new_thread()
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Begin to answer; also again after `stop`."""
+        if self._thread.ident is not None and not self._thread.is_alive():
+            self._thread = self._new_thread()
+            self._is_stopping = False
         self._thread.start()
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="loratory-engine", daemon=True)
 
     def stop(self) -> None:
         """End the thread after the pass that it is in; rows that are left are given up."""

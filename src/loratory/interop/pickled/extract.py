@@ -75,9 +75,7 @@ def extract_weights(path: Path, folder: Path) -> None:
             raise ModelError(f"it holds a {type(value).__name__}, not a dict of tensors")
         for name, view in value.items():
             if not isinstance(name, str) or not isinstance(view, View):
-                raise ModelError(
-                    f"entry {str(name)[:80]!r} is no tensor; a plain dict of tensors is needed"
-                )
+                raise ModelError(f"entry {str(name)[:80]!r} is no tensor; a plain dict of tensors is needed")
             tree.tensors[name] = view
         _write_storages(container, _storages(tree), folder / STORAGES_FILE)
     description = {"tensors": {name: _window(view) for name, view in tree.tensors.items()}}
