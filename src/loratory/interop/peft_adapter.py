@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loratory.config.method_catalogue import options_of
 from loratory.interop.draft import Draft, Tool
 from loratory.interop.rules import (
     Table,
@@ -108,20 +107,11 @@ ADAPTER_DEFAULTS: Mapping[str, object] = {
 def _finish(draft: Draft, settings: Mapping[str, Any]) -> None:
     if is_off(settings.get("target_modules")):
         draft.put("adapter.targets", "default", origin="target_modules")
-    method = str(settings.get("peft_type")).lower()
-    if method != "lora":
-        _put_method(draft, method)
-
-
-def _put_method(draft: Draft, method: str) -> None:
-    """Another method than LoRA: its own options stand under PEFT's names, and LoRA's fields say nothing."""
-    kept = ("method", "targets", "exclude", "modules_to_save")
-    draft.values["adapter"] = {name: v for name, v in draft.values.get("adapter", {}).items() if name in kept}
-    known = options_of(method)
-    options = {key: value for key, value in draft.given.items() if key in known and value is not None}
-    draft.findings = [finding for finding in draft.findings if finding.key not in options]
-    if options:
-        draft.put("adapter.options", options, origin="peft_type")
+    if str(settings.get("peft_type")).upper() != "LORA":
+        draft.values["adapter"] = {"method": draft.get("adapter.method"), "targets": draft.get("adapter.targets")}
+        for key in draft.given:
+            if f"adapter.{key}" in draft.fields and key not in draft.values["adapter"]:
+                draft.put(f"adapter.{key}", draft.given[key], origin=key)
 
 
 PEFT_ADAPTER = Tool("peft", "a PEFT adapter file", ADAPTER_RULES, ADAPTER_DEFAULTS, _finish)
