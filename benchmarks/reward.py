@@ -1,6 +1,6 @@
 """A reward model on real pairs beside TRL's: `python -m benchmarks.reward`.
 
-Everyone gets the same token ids in the same optimizer batches, and starts from the same LoRA adapter with the same head.
+Everyone gets the same token ids in the same optimizer batches, and starts from the same LoRA adapter and head.
 """
 
 import argparse

@@ -186,8 +186,8 @@ def _continue(model: PreTrainedModel, section: AdapterConfig, base_identity: str
     _check_same(section, files.config)
     if files.config.method == "p_tuning" or files.config.options.get("prefix_projection"):
         raise AdapterError(
-            f"adapter.path: {section.path} holds the prompts that its encoder made, without the encoder, so it cannot be "
-            "trained further; start a new one, or take prompt_tuning"
+            f"adapter.path: {section.path} holds the prompts that its encoder made, without the encoder, so it cannot "
+            "be trained further; start a new one, or take prompt_tuning"
         )
     dropout = section.dropout if "dropout" in section.model_fields_set else None
     adapted = apply_adapter(model, files, trainable=True, dropout=dropout)

@@ -190,7 +190,7 @@ class _Filled:
             parameter.data = self.read(name)
 
     def empty(self, *_: Any) -> None:
-        for (_, parameter), placeholder in zip(self.inside, self.placeholders, strict=True):
+        for (_name, parameter), placeholder in zip(self.inside, self.placeholders, strict=True):
             parameter.data = placeholder
 
 

@@ -54,8 +54,8 @@ def score_file(
     without = [number for number, row in enumerate(rows, start=1) if not row.label.strip()]
     if without:
         raise DataError(
-            f"{path}: {len(without)} of {len(rows)} rows have no label to compare with, first row {without[0]}; predict "
-            "rows that have answers"
+            f"{path}: {len(without)} of {len(rows)} rows have no label to compare with, first row {without[0]}; "
+            "predict rows that have answers"
         )
     predictions, labels = [row.predict for row in rows], [row.label for row in rows]
     scores = score_texts(

@@ -120,7 +120,9 @@ def _axis(key: str, raw: Any, faults: list[str], *, needs_choices: bool) -> Axis
         faults.append(f"{where}.{name}: unknown key.{suggest(name, _RANGE_KEYS)} Allowed: {', '.join(_RANGE_KEYS)}.")
     if needs_choices:
         faults.append(f"{where}: a grid needs a list of values; give one, or method: random or tpe")
-    low, high, step = raw.get("low"), raw.get("high"), raw.get("step")
+    low: Any = raw.get("low")
+    high: Any = raw.get("high")
+    step: Any = raw.get("step")
     if not (_is_number(low) and _is_number(high) and low < high):
         faults.append(f"{where}: low and high must be numbers, low below high; got {low!r}, {high!r}")
         return None
