@@ -189,8 +189,9 @@ def page(found: dict[str, Any]) -> str:
         "## Targets",
         "",
         "`all` and `complete`: every linear layer but the head. `standard`: the linear layers in attention.",
-        "`minimal`: queries and values, or the layer that holds both (`c_attn`, `query_key_value`). `default`: by model",
-        "type; the list of `loratory.adapter.targets` wins over PEFT's own table (which knows more types). LN tuning adapts",
+        "`minimal`: queries and values, or the layer that holds both (`c_attn`, `query_key_value`). "
+        "`default`: by model type; the",
+        "list of `loratory.adapter.targets` wins over PEFT's own table (which knows more types). LN tuning adapts",
         "norms, trainable tokens the input embedding, BEFT linear layers with a bias; prompt methods adapt no layer.",
     ]
     return "\n".join(lines) + "\n"
