@@ -16,7 +16,7 @@ from loratory.engine.forecast.model_size import model_size, quantised_bytes
 from loratory.engine.optimizer import make_optimizer, trainable_parameters
 from loratory.engine.state import save_optimizer, save_weights
 from loratory.model import load_model
-from loratory.plan.empty_model import empty_model
+from loratory.model.empty_model import empty_model
 
 CPU = torch.device("cpu")
 SECTIONS = {

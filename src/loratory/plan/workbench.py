@@ -26,11 +26,11 @@ from loratory.engine.ready_rows import ready_rows
 from loratory.engine.scoring import choose_scorer
 from loratory.errors import ConfigError
 from loratory.model import closes_prompt, load_tokenizer
+from loratory.model.empty_model import empty_model
 from loratory.objective import Objective, make_objective
 from loratory.objective.row import Row
 from loratory.objective.sampled import SampledObjective
 from loratory.plan.devices import Device
-from loratory.plan.empty_model import empty_model
 from loratory.tree.eligibility import base_of
 
 _GPU_WORKSPACE = 128 * 2**20  # cuBLAS and what the caching allocator cannot use
