@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
 from loratory.errors import AdapterError
@@ -64,3 +64,8 @@ def test_tied_adapted_embedding_is_not_fused(tiny_llama: LlamaForCausalLM) -> No
     with pytest.warns(UserWarning, match="tie_word_embeddings"):
         model = adapted(tiny_llama, targets=["embed_tokens", "q_proj"])
     assert "tied" in str(fusion_obstacle(model))
+
+
+def test_only_lora_is_fused(tiny_llama: LlamaForCausalLM) -> None:
+    model = get_peft_model(tiny_llama, IA3Config(task_type="CAUSAL_LM"))
+    assert fusion_obstacle(model) == "only LoRA adds to the weights and nothing else"

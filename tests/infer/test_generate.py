@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaForCausalLM, PreTrainedModel
 
 from loratory.errors import ConfigError, DataError
-from loratory.infer import generate as module
+from loratory.infer import padded_rows
 from loratory.infer.generate import generate
 from loratory.infer.sampling import Sampling
 
@@ -130,7 +130,7 @@ def test_shared_prefix_is_computed_once(tiny_llama: LlamaForCausalLM, monkeypatc
     shared = generate(tiny_llama, prompts, stop_token_ids=STOPS, max_new_tokens=1, batch_size=2)
     assert tokens == [24, 12, 8]
     tokens.clear()
-    monkeypatch.setattr(module, "MIN_SHARED_TOKENS", 10**6)
+    monkeypatch.setattr(padded_rows, "MIN_SHARED_TOKENS", 10**6)
     assert generate(tiny_llama, prompts, stop_token_ids=STOPS, max_new_tokens=1, batch_size=2) == shared
     assert tokens == [60, 56]
     handle.remove()

@@ -7,7 +7,7 @@ and put back, so switching the adapter on and off any number of times changes no
 import warnings
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -16,6 +16,9 @@ from loratory.errors import AdapterError
 
 def fusion_obstacle(model: PeftModel) -> str | None:
     """Why the adapter cannot be fused without changing results, or None when it can."""
+    if model.active_peft_config.peft_type != PeftType.LORA:
+        # Merging may swap modules (LN tuning), or the method may have no merge (Lily).
+        return "only LoRA adds to the weights and nothing else"
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     if not layers:
         return "the model has no adapted layers"

@@ -5,42 +5,22 @@ short answers do not pay for long ones. A prefix that all prompts share (instruc
 and so is a prompt that several rows of a batch have in common (samples of one prompt).
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
 
 from loratory.errors import ConfigError, DataError
 from loratory.infer.flat.generation import generate_flat
 from loratory.infer.flat.model import FlatModel, flat_refusal
+from loratory.infer.padded_rows import Batch, compact, prefill, step, what_is_before
 from loratory.infer.rows_at_once import rows_at_once
 from loratory.infer.sampling import Sampling, draw_tokens, row_uniforms
-
-MIN_SHARED_TOKENS = 16
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Rows being generated. Tensors shrink as rows leave.
-
-    Attributes:
-        rows_B: Input index of each live row.
-        mask_BT: 1 for real tokens, 0 for padding; one column per cached token.
-        positions_B: Position of each row's latest token.
-    """
-
-    rows: list[int]
-    mask_BT: torch.Tensor
-    positions_B: torch.Tensor
-    cache: DynamicCache
-    is_padded: bool
-    uniforms_BS: torch.Tensor | None = None
-    step: int = field(default=0)
+from loratory.infer.virtual_tokens import num_virtual_tokens
+from loratory.tree.eligibility import base_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +37,9 @@ class GeneratedAnswer:
 
 
 def context_length(model: PreTrainedModel | PeftModel) -> int | None:
-    """Most tokens a sequence may have, or None when positions have no limit (ALiBi)."""
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return int(limit) if limit else None
+    """Most tokens a sequence may have besides virtual ones; None when positions have no limit (ALiBi)."""
+    limit = getattr(base_of(model).config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(limit) - num_virtual_tokens(model) if limit else None
 
 
 def generate(
@@ -152,10 +132,10 @@ def generate_answers(
             return [GeneratedAnswer(token_ids, end) for token_ids, end in generated]
         order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
         num_done = 0
-        shared_length, shared_cache = _shared_prefix(model, prompts, batch_size)
+        before, model, batch_size = what_is_before(model, prompts, batch_size)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            logits_BV, batch = _prefill(model, prompts, rows, shared_length, shared_cache)
+            logits_BV, batch = prefill(model, prompts, rows, before)
             if sampling is not None:
                 batch.uniforms_BS = torch.stack([row_uniforms(sampling.seed, numbers[r], max_new_tokens) for r in rows])
             while True:
@@ -168,8 +148,8 @@ def generate_answers(
                         on_progress(num_done)
                     if not any(is_live):
                         break
-                    tokens_B = _compact(batch, tokens_B, is_live)
-                logits_BV = _step(model, batch, tokens_B)
+                    tokens_B = compact(batch, tokens_B, is_live)
+                logits_BV = step(model, batch, tokens_B)
     return [GeneratedAnswer(token_ids, end) for token_ids, end in zip(answers, ends, strict=True)]
 
 
@@ -218,78 +198,7 @@ def inference_mode(model: PreTrainedModel | PeftModel) -> Iterator[None]:
             module.training = was_training
 
 
-def _forward(
-    model: PreTrainedModel | PeftModel,
-    tokens_BT: torch.Tensor,
-    cache: DynamicCache,
-    mask_BT: torch.Tensor | None,
-    positions_BT: torch.Tensor,
-) -> torch.Tensor:
-    output = model(
-        input_ids=tokens_BT,
-        attention_mask=mask_BT,
-        position_ids=positions_BT,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    logits_BV: torch.Tensor = output.logits[:, -1]
-    return logits_BV
-
-
-def _shared_prefix(
-    model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], batch_size: int
-) -> tuple[int, DynamicCache]:
-    """Length and cache of the prefix that all prompts share; (0, empty cache) when it is not worth it or not exact."""
-    cache = DynamicCache(config=model.config)
-    if len(prompts) < 2 or batch_size < 2:
-        return 0, cache
-    # A sliding window counts cache slots, so the padding between a shared prefix and its continuations would
-    # push tokens out of it; other cache kinds cannot be repeated along the batch.
-    if any(type(layer) is not DynamicLayer for layer in cache.layers):
-        return 0, cache
-    # Of all token sequences the least and the greatest differ earliest.
-    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
-    limit = min(map(len, prompts)) - 1
-    length = next((i for i in range(limit) if first[i] != last[i]), limit)
-    if length < MIN_SHARED_TOKENS:
-        return 0, cache
-    tokens_1T = torch.tensor([first[:length]], device=model.device)
-    _forward(model, tokens_1T, cache, None, torch.arange(length, device=model.device).unsqueeze(0))
-    return length, cache
-
-
-def _prefill(
-    model: PreTrainedModel | PeftModel,
-    prompts: Sequence[Sequence[int]],
-    rows: list[int],
-    shared_length: int,
-    shared_cache: DynamicCache,
-) -> tuple[torch.Tensor, _Batch]:
-    place_of: dict[tuple[int, ...], int] = {}
-    place_B = [place_of.setdefault(tuple(prompts[row][shared_length:]), len(place_of)) for row in rows]
-    rests = list(place_of)
-    width = max(map(len, rests))
-    tokens_UT = torch.tensor([[0] * (width - len(rest)) + [*rest] for rest in rests], device=model.device)
-    real_UT = torch.tensor([[0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=model.device)
-    positions_UT = shared_length + (real_UT.cumsum(dim=1) - 1).clamp(min=0)
-    cache = copy.deepcopy(shared_cache)
-    if shared_length:
-        cache.batch_repeat_interleave(len(rests))
-    mask_UT = torch.cat([real_UT.new_ones(len(rests), shared_length), real_UT], dim=1)
-    is_padded = bool((real_UT == 0).any())
-    logits_BV = _forward(model, tokens_UT, cache, mask_UT if is_padded else None, positions_UT)
-    positions_B = positions_UT[:, -1]
-    if len(rests) < len(rows):
-        index_B = torch.tensor(place_B, device=model.device)
-        cache.batch_select_indices(index_B)
-        logits_BV, mask_UT, positions_B = logits_BV[index_B], mask_UT[index_B], positions_B[index_B]
-    return logits_BV, _Batch(
-        rows=list(rows), mask_BT=mask_UT, positions_B=positions_B, cache=cache, is_padded=is_padded
-    )
-
-
-def _choose(logits_BV: torch.Tensor, batch: _Batch, sampling: Sampling | None) -> torch.Tensor:
+def _choose(logits_BV: torch.Tensor, batch: Batch, sampling: Sampling | None) -> torch.Tensor:
     if sampling is None:
         return logits_BV.argmax(dim=-1)
     assert batch.uniforms_BS is not None
@@ -298,7 +207,7 @@ def _choose(logits_BV: torch.Tensor, batch: _Batch, sampling: Sampling | None) -
 
 def _record(
     tokens_B: torch.Tensor,
-    batch: _Batch,
+    batch: Batch,
     answers: list[list[int]],
     ends: list[int | None],
     stops: frozenset[int],
@@ -317,28 +226,3 @@ def _record(
             on_token(row, token)
         is_live.append(len(answers[row]) < max_new_tokens)
     return is_live
-
-
-def _compact(batch: _Batch, tokens_B: torch.Tensor, is_live: list[bool]) -> torch.Tensor:
-    """Drop finished rows from the batch and its cache; returns the live rows' tokens."""
-    keep = torch.tensor([i for i, live in enumerate(is_live) if live], device=tokens_B.device)
-    batch.rows = [row for row, live in zip(batch.rows, is_live, strict=True) if live]
-    batch.mask_BT = batch.mask_BT[keep]
-    batch.positions_B = batch.positions_B[keep]
-    if batch.uniforms_BS is not None:
-        batch.uniforms_BS = batch.uniforms_BS[keep.cpu()]
-    batch.cache.batch_select_indices(keep)
-    return tokens_B[keep]
-
-
-def _step(model: PreTrainedModel | PeftModel, batch: _Batch, tokens_B: torch.Tensor) -> torch.Tensor:
-    batch.positions_B = batch.positions_B + 1
-    batch.mask_BT = torch.cat([batch.mask_BT, batch.mask_BT.new_ones(len(batch.rows), 1)], dim=1)
-    batch.step += 1
-    return _forward(
-        model,
-        tokens_B.unsqueeze(1),
-        batch.cache,
-        batch.mask_BT if batch.is_padded else None,
-        batch.positions_B.unsqueeze(1),
-    )

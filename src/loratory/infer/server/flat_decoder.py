@@ -11,7 +11,7 @@ import torch
 
 from loratory.infer.flat.model import FlatModel
 from loratory.infer.flat.slots import Feed, KeyValueSlots
-from loratory.infer.generate import MIN_SHARED_TOKENS
+from loratory.infer.padded_rows import MIN_SHARED_TOKENS
 
 PASS_TOKENS = 256
 """Prompt tokens in one pass: longer prompts go in by pieces, and the rows beside them go on meanwhile."""
