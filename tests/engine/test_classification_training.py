@@ -12,9 +12,9 @@ import transformers
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-from loratory.cli.finished_run import open_run, open_run_session
 from loratory.config import RunConfig
 from loratory.data.reader import read_records
+from loratory.engine.finished_run import open_run, open_run_session
 from loratory.engine.training import run_training
 from loratory.errors import ConfigError, DataError
 

@@ -8,9 +8,9 @@ import transformers
 from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM
 
-from loratory.cli.finished_run import open_run, open_run_session
 from loratory.data.reader import read_records
 from loratory.data.templates import bind_template
+from loratory.engine.finished_run import open_run, open_run_session
 from loratory.engine.training import run_training
 from loratory.infer.label_prediction import predict_labels
 from loratory.infer.label_set import bind_labels

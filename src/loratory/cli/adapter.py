@@ -8,7 +8,7 @@ import typer
 
 from loratory.cli.adapter_tables import print_card, print_certificate, print_difference, print_findings
 from loratory.cli.arguments import ForceTemplate, TrustRemoteCode
-from loratory.cli.finished_run import open_run
+from loratory.engine.finished_run import open_run
 from loratory.errors import AdapterError, ConfigError, IntegrityError, RunError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import typer
 
 from loratory.cli.arguments import Base, ForceTemplate, MaxNewTokens, RunFolder, TrustRemoteCode
 from loratory.cli.console import note, print_scores, progress
-from loratory.cli.finished_run import check_answers, open_run, open_run_session, run_sampling
+from loratory.engine.finished_run import check_answers, open_run, open_run_session, run_sampling
 from loratory.errors import ConfigError
 
 if TYPE_CHECKING:

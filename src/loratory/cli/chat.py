@@ -11,7 +11,7 @@ import typer
 
 from loratory.cli.arguments import Base, ForceTemplate, MaxNewTokens, RunFolder, TrustRemoteCode
 from loratory.cli.console import note, say
-from loratory.cli.finished_run import open_run, open_run_session, run_sampling
+from loratory.engine.finished_run import open_chat
 from loratory.errors import ConfigError, UserError, suggest
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def chat(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk to the trained model. /base, /adapter and /both choose who answers; /help lists the commands."""
-    talk = _open_chat(
+    talk = open_chat(
         run,
         max_new_tokens=max_new_tokens,
         system=system,
@@ -61,7 +61,7 @@ def compare_chat(
 ) -> None:
     """Ask several runs the same, answers side by side; a single run is compared with its base."""
     talks = {
-        str(run): _open_chat(
+        str(run): open_chat(
             run,
             max_new_tokens=max_new_tokens,
             system=system,
@@ -88,31 +88,6 @@ def compare_chat(
             typer.echo("[stopped]", err=True)
         else:
             _print_answers(line, answers)
-
-
-def _open_chat(
-    run: Path,
-    *,
-    max_new_tokens: int | None,
-    system: str | None,
-    base: bool,
-    force_template: bool,
-    trust_remote_code: bool,
-) -> "Chat":
-    directory, config = open_run(run)
-    if config.objective.name == "classification":
-        raise ConfigError(f"{run}: a classification model names classes and does not talk; use loratory predict")
-    session = open_run_session(
-        directory, config, base=base, force_template=force_template, trust_remote_code=trust_remote_code
-    )
-    from loratory.infer.chat import Chat
-
-    return Chat(
-        session,
-        system=system if system is not None else config.data.system,
-        max_new_tokens=max_new_tokens or config.predict.max_new_tokens,
-        sampling=run_sampling(config.predict, seed=config.train.seed),
-    )
 
 
 @dataclass(slots=True)

@@ -11,7 +11,8 @@ from loratory.cli.answers import chosen_labels
 from loratory.cli.arguments import ForceTemplate, Overrides, TrustRemoteCode
 from loratory.cli.console import say
 from loratory.cli.evaluation_table import print_results
-from loratory.cli.finished_run import open_run, run_subject
+from loratory.cli.finished_run import run_subject
+from loratory.engine.finished_run import open_run
 from loratory.errors import AdapterError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import typer
 
 from loratory.cli.arguments import ForceTemplate, TrustRemoteCode
 from loratory.cli.console import note
-from loratory.cli.finished_run import open_run
+from loratory.engine.finished_run import open_run
 from loratory.errors import ConfigError, RunError
 
 if TYPE_CHECKING:

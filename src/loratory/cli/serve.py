@@ -10,7 +10,8 @@ import typer
 
 from loratory.cli.arguments import ForceTemplate, TrustRemoteCode
 from loratory.cli.console import note
-from loratory.cli.finished_run import open_run, run_sampling, run_subject
+from loratory.cli.finished_run import run_subject
+from loratory.engine.finished_run import open_run, run_sampling
 from loratory.errors import ConfigError
 
 if TYPE_CHECKING:

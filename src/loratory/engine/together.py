@@ -162,7 +162,8 @@ class _Turn:
 
     def _end(self, outcome: RunOutcome) -> None:
         self._steps = None
-        self._stack.close()
+        error = outcome.error
+        self._stack.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
         self.outcome = outcome
 
 

@@ -3,7 +3,6 @@
 Not a writer of content: checkpoints, metrics and provenance have their own modules.
 """
 
-import fcntl
 import json
 import os
 import uuid
@@ -14,8 +13,11 @@ from typing import Self
 from loratory.errors import RunError
 from loratory.run.checkpoints import CheckpointStore
 from loratory.run.commit import clean, discard
+from loratory.run.ending import ENDING_NAME, ending_of, write_ending
+from loratory.run.lock import LOCK_NAME, take_lock
 
-LOCK_NAME = ".lock"
+RUN_FILE = "run.yaml"
+OUTPUT_LOG = "output.log"
 
 
 class RunDirectory:
@@ -41,6 +43,16 @@ class RunDirectory:
     def config_used(self) -> Path:
         """The same configuration under the documented name."""
         return self.path / "config_used.yaml"
+
+    @property
+    def run_file(self) -> Path:
+        """The run file as it was given, where `loratory ui` started the run."""
+        return self.path / RUN_FILE
+
+    @property
+    def output_log(self) -> Path:
+        """What the training process wrote, where `loratory ui` started it."""
+        return self.path / OUTPUT_LOG
 
     @property
     def provenance(self) -> Path:
@@ -90,7 +102,7 @@ class RunDirectory:
         Raises:
             RunError: A run or foreign files are there, another process writes there, or it cannot be created.
         """
-        descriptor = _lock(path)
+        descriptor = take_lock(path)
         directory = cls(path, uuid.uuid4().hex, descriptor)
         try:
             if overwrite and directory.config.exists():
@@ -111,7 +123,7 @@ class RunDirectory:
         """
         if not path.is_dir():
             raise RunError(f"{path}: no such run. Start it without --resume, or check run.name and run.output_dir.")
-        descriptor = _lock(path)
+        descriptor = take_lock(path)
         return cls(path, _read_run_id(path) or uuid.uuid4().hex, descriptor)
 
     @classmethod
@@ -130,22 +142,30 @@ class RunDirectory:
         """Release the lock; a directory that holds nothing but the lock is removed again."""
         if self._lock_descriptor is None:
             return
-        if {p.name for p in self.path.iterdir()} == {LOCK_NAME}:
+        if self._is_empty:
             (self.path / LOCK_NAME).unlink()
             self.path.rmdir()
         os.close(self._lock_descriptor)
         self._lock_descriptor = None
 
     def __enter__(self) -> Self:
+        if self._lock_descriptor is not None:
+            (self.path / ENDING_NAME).unlink(missing_ok=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._lock_descriptor is not None and not self.is_finished and not self._is_empty:
+            write_ending(self.path, ending_of(error))
         self.close()
 
+    @property
+    def _is_empty(self) -> bool:
+        return {p.name for p in self.path.iterdir()} == {LOCK_NAME}
+
     def _refuse_occupied(self) -> None:
-        names = {p.name for p in self.path.iterdir() if not p.name.startswith(".")}
+        names = {p.name for p in self.path.iterdir() if not p.name.startswith(".")} - {RUN_FILE, OUTPUT_LOG}
         if self.is_finished:
             raise RunError(
                 f"{self.path}: a finished run is there. Choose another run.name, or overwrite it explicitly "
@@ -169,25 +189,6 @@ class RunDirectory:
                 discard(entry)
             else:
                 entry.unlink()
-
-
-def _lock(path: Path) -> int:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be used as a run directory ({error.strerror}). "
-            "Check run.output_dir, run.name and the permissions of the folder."
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise RunError(
-            f"{path}: another process is writing this run. Wait for it, stop it, or choose another run.name."
-        ) from error
-    return descriptor
 
 
 def _read_run_id(path: Path) -> str | None:
