@@ -12,7 +12,14 @@ from loratory.config.objective import ObjectiveConfig
 from loratory.config.ppo import PpoConfig
 from loratory.config.predict import PredictConfig
 from loratory.config.quantization import QuantizationConfig
-from loratory.config.reader import ConfigReading, build_config, config_to_yaml, load_config, read_config
+from loratory.config.reader import (
+    ConfigReading,
+    build_config,
+    config_to_yaml,
+    load_config,
+    read_config,
+    read_config_text,
+)
 from loratory.config.rloo import RlooConfig
 from loratory.config.rollout import RolloutConfig
 from loratory.config.root import RunConfig
@@ -42,5 +49,6 @@ __all__ = [
     "config_to_yaml",
     "load_config",
     "read_config",
+    "read_config_text",
     "schema_to_json",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from loratory.config.document import dump_document, parse_document, read_document
+from loratory.config.document import MAX_BYTES, dump_document, parse_document, read_document
 from loratory.config.fields import config_fields, config_sections, field_of, section_names, suggest_key
 from loratory.config.root import RunConfig
 from loratory.errors import ConfigError, UnsafeError
@@ -49,33 +49,52 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ConfigReading:
         ConfigError: With one fault per wrong key or value.
         UnsafeError: The file would build objects, expand without bounds, or names code to run.
     """
-    document = read_document(path)
+    return _reading(read_document(path), str(path), overrides)
+
+
+def read_config_text(text: str, source: str, overrides: Sequence[str] = ()) -> ConfigReading:
+    """`read_config` for YAML that stands in no file.
+
+    Args:
+        text: The YAML.
+        source: What messages call it.
+        overrides: As for `read_config`.
+
+    Raises:
+        ConfigError, UnsafeError: As `read_config`.
+    """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{source}: {len(text):,} characters is too large for a configuration; allowed {MAX_BYTES:,}")
+    return _reading(parse_document(text, source), source, overrides)
+
+
+def _reading(document: object, source: str, overrides: Sequence[str]) -> ConfigReading:
     if not isinstance(document, dict):
         found = "nothing" if document is None else _kind(document)
-        raise ConfigError(f"{path}: holds {found}; expected sections: {', '.join(section_names())}")
-    _refuse_code(document, path)
+        raise ConfigError(f"{source}: holds {found}; expected sections: {', '.join(section_names())}")
+    _refuse_code(document, source)
     notes: tuple[str, ...] = ()
     values: dict[str, Any] = document
     if is_peft_document(document):
-        translation = translate_peft_document(document, native_keys=frozenset(config_fields()), source=str(path))
+        translation = translate_peft_document(document, native_keys=frozenset(config_fields()), source=source)
         values, notes = dict(translation.values), translation.notes
     config = build_config(values, overrides)
     if not config.data.train:
-        notes += (f"{path}: names no training rows; give data.train=FILE.",)
+        notes += (f"{source}: names no training rows; give data.train=FILE.",)
     return ConfigReading(config, notes)
 
 
-def _refuse_code(value: object, path: Path) -> None:
+def _refuse_code(value: object, source: str) -> None:
     """A run file is data, and may come from anybody; which code runs is for the command line to say."""
     if not isinstance(value, dict):
         return
     for key, inner in value.items():
         if key in _CODE_KEYS:
             raise UnsafeError(
-                f"{path}: '{key}' names Python code to run, which a run file may not. Remove it and give "
+                f"{source}: '{key}' names Python code to run, which a run file may not. Remove it and give "
                 "--reward-function MODULE:FUNCTION on the command line."
             )
-        _refuse_code(inner, path)
+        _refuse_code(inner, source)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
