@@ -73,9 +73,7 @@ def prepare(folder: Path, data: str, model: Path, **settings: Any) -> Work:
         model: Folder of the base model.
         **settings: The numeric fields of `Work`.
     """
-    import peft
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from loratory.data.length import fit_length
     from loratory.data.reader import read_records
@@ -109,9 +107,18 @@ def prepare(folder: Path, data: str, model: Path, **settings: Any) -> Work:
     raw = json.loads(DATA[data].read_text())
     assert len(raw) == len(read.records)
     Path(work.records).write_text(json.dumps([raw[order[i]] for i in fit.indices[:needed]]))
-    torch.manual_seed(work.seed)
+    save_fresh_adapter(model, folder / "adapter", seed=work.seed)
+    return work
+
+
+def save_fresh_adapter(model: Path, folder: Path, *, seed: int) -> None:
+    """Write the LoRA adapter that everyone starts from."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
     config = peft.LoraConfig(
         r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=list(TARGETS), task_type="CAUSAL_LM"
     )
-    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(work.adapter)
-    return work
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)

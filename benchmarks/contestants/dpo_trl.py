@@ -5,7 +5,6 @@ reentrant kind, because the other one fails here (recomputed tensors differ). Tu
 reference log-probabilities in front (`padding_free` is switched off in this version of TRL).
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -16,10 +15,16 @@ import torch
 from datasets import Dataset
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 
-from benchmarks.contestants.callback import MeterCallback
+from benchmarks.contestants.trainer import (
+    MeterCallback,
+    contestant_flags,
+    logged_losses,
+    steady_settings,
+    tokenizer_of,
+)
 from benchmarks.measure import Meter
 from benchmarks.work import Work
 
@@ -41,48 +46,23 @@ class TimedTrainer(DPOTrainer):
 
 def main() -> None:
     """Train `num_steps` steps."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--tuned", action="store_true")
-    parser.add_argument("result", type=Path)
-    arguments = parser.parse_args()
+    arguments = contestant_flags().parse_args()
     work = Work.read(arguments.work)
     torch.set_num_threads(work.num_threads)
-    tokenizer = AutoTokenizer.from_pretrained(work.model)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     base = AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32)
-    tuned = (
+    own = (
         {"gradient_checkpointing": False, "precompute_ref_log_probs": True}
         if arguments.tuned
         else {"gradient_checkpointing_kwargs": {"use_reentrant": True}}
     )
+    own |= {"max_length": None, "beta": 0.1, "train_sampling_strategy": "sequential"}
     meter = Meter()
     with tempfile.TemporaryDirectory() as folder:
         trainer = TimedTrainer(
             model=base,
-            args=DPOConfig(
-                output_dir=folder,
-                use_cpu=True,
-                bf16=False,
-                per_device_train_batch_size=work.micro_batch_size,
-                gradient_accumulation_steps=work.batch_size // work.micro_batch_size,
-                max_steps=work.num_steps,
-                max_length=None,
-                learning_rate=work.learning_rate,
-                lr_scheduler_type="constant",
-                weight_decay=0.0,
-                max_grad_norm=1.0,
-                logging_steps=1,
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                seed=work.seed,
-                train_sampling_strategy="sequential",
-                beta=0.1,
-                **tuned,
-            ),
+            args=DPOConfig(**steady_settings(work, folder), **own),
             train_dataset=Dataset.from_list(work.read_rows()),
-            processing_class=tokenizer,
+            processing_class=tokenizer_of(work),
             peft_config=peft.LoraConfig.from_pretrained(work.adapter),
         )
         start = load_file(Path(work.adapter) / "adapter_model.safetensors")
@@ -90,8 +70,7 @@ def main() -> None:
         trainer.add_callback(MeterCallback(meter, trainer.model))
         trainer.train()
     notes = {"reference_seconds": trainer.reference_seconds}
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    meter.finish(arguments.result, losses=losses, notes=notes)
+    meter.finish(arguments.result, losses=logged_losses(trainer), notes=notes)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,9 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DataCollatorForSeq2Seq,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-from benchmarks.contestants.callback import MeterCallback
+from benchmarks.contestants.trainer import MeterCallback, logged_losses, steady_settings, tokenizer_of
 from benchmarks.measure import Meter
 from benchmarks.work import Work
 
@@ -35,8 +29,7 @@ def main() -> None:
     rows = work.read_rows()
     if arguments.sort_within_step:
         rows = sort_within_steps(rows, work.batch_size)
-    tokenizer = AutoTokenizer.from_pretrained(work.model)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer = tokenizer_of(work)
     base = AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, work.adapter, is_trainable=True)
     meter = Meter()
@@ -44,21 +37,7 @@ def main() -> None:
         trainer = Trainer(
             model=model,
             args=TrainingArguments(
-                output_dir=folder,
-                use_cpu=True,
-                bf16=False,
-                per_device_train_batch_size=work.micro_batch_size,
-                gradient_accumulation_steps=work.batch_size // work.micro_batch_size,
-                max_steps=work.num_steps,
-                learning_rate=work.learning_rate,
-                lr_scheduler_type="constant",
-                weight_decay=0.0,
-                max_grad_norm=1.0,
-                logging_steps=1,
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                seed=work.seed,
+                **steady_settings(work, folder),
                 train_sampling_strategy="group_by_length" if arguments.group_by_length else "sequential",
             ),
             train_dataset=Dataset.from_list(rows),
@@ -68,7 +47,7 @@ def main() -> None:
             callbacks=[MeterCallback(meter, model)],
         )
         trainer.train()
-    meter.finish(arguments.result, losses=[entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    meter.finish(arguments.result, losses=logged_losses(trainer))
 
 
 def sort_within_steps(rows: list[dict[str, list[int]]], batch_size: int) -> list[dict[str, list[int]]]:

@@ -38,10 +38,11 @@ def main() -> None:
     scorer, objective = make_scorer(model, path=arguments.path), RewardObjective()
     rows = []
     for each in work.read_rows():
-        pair = tuple(
-            scored_sequence(each[name], prompt_length=each["prompt_length"][0]) for name in ("chosen", "rejected")
+        prompt = each["prompt_ids"]
+        pair = (
+            scored_sequence(prompt + each[name], prompt_length=len(prompt)) for name in ("chosen_ids", "rejected_ids")
         )
-        rows.append(Row(pair, "", 1.0))
+        rows.append(Row(tuple(pair), "", 1.0))
     meter.begin(model.parameters())
     for start in range(0, len(rows), work.batch_size):
         batch = rows[start : start + work.batch_size]
