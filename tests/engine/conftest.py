@@ -49,6 +49,8 @@ def config_in(tiny_llama_dir: Path, rows_file: Path) -> Callable[..., RunConfig]
         for key, value in (overrides or {}).items():
             section, name = key.split(".")
             content.setdefault(section, {})[name] = value
+        if content["adapter"].get("method", "lora") not in ("lora", "full"):
+            content["adapter"].pop("rank")
         return RunConfig.model_validate(content)
 
     return make

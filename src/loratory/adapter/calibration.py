@@ -17,8 +17,10 @@ from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 from transformers import PreTrainedModel
 
+from loratory.adapter.lora import quiet_peft
 from loratory.data.sequence import TokenSequence
 from loratory.errors import AdapterError
+from loratory.model.task import task_of
 
 ROWS = 128
 """Rows that a calibration pass looks at, at most."""
@@ -48,13 +50,14 @@ class Calibration:
         Raises:
             AdapterError: There are no rows.
         """
-        if config.init_lora_weights == "corda":
-            self._need_rows("corda")
-            preprocess_corda(model, config, run_model=lambda: self._run(model))
-        elif config.init_lora_weights == "lora_ga":
-            self._need_rows("lora_ga")
-            preprocess_loraga(model, config, lambda: self._accumulate(model))
-            model.zero_grad(set_to_none=True)
+        with quiet_peft():
+            if config.init_lora_weights == "corda":
+                self._need_rows(model, "corda")
+                preprocess_corda(model, config, run_model=lambda: self._run(model))
+            elif config.init_lora_weights == "lora_ga":
+                self._need_rows(model, "lora_ga")
+                preprocess_loraga(model, config, lambda: self._accumulate(model))
+                model.zero_grad(set_to_none=True)
 
     def after(self, model: PeftModel, init: str) -> None:
         """What needs the adapter in place: EVA's directions, LoftQ's correction.
@@ -63,8 +66,11 @@ class Calibration:
             AdapterError: There are no rows, or no original weights.
         """
         if init == "eva":
-            self._need_rows("eva")
-            initialize_lora_eva_weights(model, list(self._batches(model.device)), show_progress_bar=False)
+            base = model.get_base_model()
+            self._need_rows(base, "eva")
+            has_labels = task_of(base) == "causal_lm"
+            batches = list(self._batches(model.device, has_labels=has_labels))
+            initialize_lora_eva_weights(model, batches, show_progress_bar=False)
         elif init == "loftq":
             files = [] if self.original_weights is None else sorted(self.original_weights.glob("*.safetensors"))
             if len(files) != 1:
@@ -74,15 +80,23 @@ class Calibration:
                 )
             replace_lora_weights_loftq(model, model_path=str(files[0]))
 
-    def _need_rows(self, init: str) -> None:
+    def _need_rows(self, model: PreTrainedModel, init: str) -> None:
+        allowed = ("causal_lm",) if init == "lora_ga" else ("causal_lm", "seq_cls")
+        if task_of(model) not in allowed:
+            raise AdapterError(
+                f"adapter.init: {init} looks at rows as language models read them, and {type(model).__name__} is "
+                "another kind of model; use default"
+            )
         if not self.rows:
             raise AdapterError(f"adapter.init: {init} looks at training rows, and none were given here; use default")
 
-    def _batches(self, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
+    def _batches(
+        self, device: torch.device, *, num_rows: int = BATCH_ROWS, has_labels: bool = True
+    ) -> Iterator[dict[str, torch.Tensor]]:
         """Right-padded rows; labels are -100 where a token is not learnt."""
         rows = self.rows[:ROWS]
-        for start in range(0, len(rows), BATCH_ROWS):
-            part = rows[start : start + BATCH_ROWS]
+        for start in range(0, len(rows), num_rows):
+            part = rows[start : start + num_rows]
             longest = max(len(row) for row in part)
             ids_BT = torch.zeros(len(part), longest, dtype=torch.int64)
             mask_BT, labels_BT = torch.zeros_like(ids_BT), torch.full_like(ids_BT, -100)
@@ -91,16 +105,14 @@ class Calibration:
                 ids_BT[index, : len(row)], mask_BT[index, : len(row)] = ids, 1
                 learnt = torch.from_numpy(row.weights > 0)
                 labels_BT[index, : len(row)][learnt] = ids[learnt]
-            yield {
-                "input_ids": ids_BT.to(device),
-                "attention_mask": mask_BT.to(device),
-                "labels": labels_BT.to(device),
-            }
+            batch = {"input_ids": ids_BT, "attention_mask": mask_BT} | ({"labels": labels_BT} if has_labels else {})
+            yield {name: tensor.to(device) for name, tensor in batch.items()}
 
     @torch.no_grad()
     def _run(self, model: PreTrainedModel) -> None:
-        for batch in self._batches(model.device):
-            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        # CorDA's covariances are of one row without padding each.
+        for batch in self._batches(model.device, num_rows=1, has_labels=False):
+            model(**batch)
 
     def _accumulate(self, model: PreTrainedModel) -> None:
         for batch in self._batches(model.device):

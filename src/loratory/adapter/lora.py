@@ -109,6 +109,8 @@ def quiet_peft() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
         warnings.filterwarnings("ignore", message="Failed to load the CUDA extension")
         warnings.filterwarnings("ignore", message="Unsupported layer type")
+        warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients are computed")
+        warnings.filterwarnings("ignore", message="lora with eva initialization used with low_cpu_mem_usage")
         warnings.filterwarnings("ignore", message="Setting boft_n_butterfly_factor")
         warnings.filterwarnings("ignore", message="Sparse invariant checks")
         warnings.filterwarnings("error", message=".* were set but no parameter was matched")
