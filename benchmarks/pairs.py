@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.measure import Measurement, run
 from benchmarks.work import SHARED_DATA, Work
-from loratory.data.bound_template import BoundTemplate
+from loratory.data.templates import BoundTemplate
 
 # Name -> module of `benchmarks.contestants` and its options.
 Contestants = Mapping[str, tuple[str, tuple[str, ...]]]

@@ -78,7 +78,7 @@ def prepare(folder: Path, data: str, model: Path, **settings: Any) -> Work:
     from loratory.data.length import fit_length
     from loratory.data.reader import read_records
     from loratory.data.templates import bind_template
-    from loratory.engine.order import permutation
+    from loratory.engine.permutation import permutation
 
     work = Work(
         data=data,
