@@ -121,13 +121,7 @@ def gather(
         with_base=bool(bases),
     )
     settings = {Path(path): each.name for each in comparison.settings if not each.is_base for path in each.runs}
-    columns = (
-        *(Column(title, answers, True) for title, _, answers in bases),
-        *(
-            Column(title, read_answers(run, name), False)
-            for title, run in zip(run_titles(with_predictions), with_predictions, strict=True)
-        ),
-    )
+    columns = answer_columns(with_predictions, name)
     return Content(
         runs=runs,
         comparison=comparison,
@@ -137,6 +131,19 @@ def gather(
         importance=importances(with_predictions, run_values(comparison)),
         certificates=_certificates(runs),
         notes=tuple(notes),
+    )
+
+
+def answer_columns(runs: tuple[RunFacts, ...], name: str) -> tuple[Column, ...]:
+    """Answers of the runs and of their untrained bases to the same rows; bases first.
+
+    Raises:
+        DataError: Predictions are missing or damaged.
+    """
+    titled = zip(run_titles(runs), runs, strict=True)
+    return (
+        *(Column(title, answers, True) for title, _, answers in base_answers(runs, name)),
+        *(Column(title, read_answers(run, name), False) for title, run in titled),
     )
 
 

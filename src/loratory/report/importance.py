@@ -51,11 +51,21 @@ def importances(runs: Sequence[RunFacts], values: Mapping[Path, float]) -> tuple
     runs = [run for run in runs if run.path in values]
     if len(runs) < 2:
         return ()
-    values_N = np.array([values[run.path] for run in runs])
     absent = SettingKey("", "–")
     settings = [{**setting_of(run), "train.seed": SettingKey(str(run.seed), str(run.seed))} for run in runs]
     keys = sorted({key for each in settings for key in each})
     levels = {key: [each.get(key, absent).value for each in settings] for key in keys}
+    return shares(levels, [values[run.path] for run in runs])
+
+
+def shares(levels: Mapping[str, Sequence[str]], values: Sequence[float]) -> tuple[Importance, ...]:
+    """Shares of the keys that differ, the largest first; those that say nothing last.
+
+    Args:
+        levels: Key -> its value in each run.
+        values: Each run's metric.
+    """
+    values_N = np.array(values)
     differing = {key: found for key, found in levels.items() if len(set(found)) > 1}
     partitions = {key: _partition(found) for key, found in differing.items()}
     shown = [

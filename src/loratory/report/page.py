@@ -25,24 +25,27 @@ def html_page(content: Content, *, title: str) -> str:
         content: What it shows.
         title: Its heading, plain text.
     """
-    sections = [section for section in _sections(content) if section[2]]
-    links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in sections)
+    found = [section for section in sections(content) if section[2]]
+    links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in found)
     body = "".join(
-        f'<section id="{anchor}"><h2>{escape(name)}</h2>{inside}</section>' for anchor, name, inside in sections
+        f'<section id="{anchor}"><h2>{escape(name)}</h2>{inside}</section>' for anchor, name, inside in found
     )
-    style, script = (
-        files("loratory.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
-    )
+    style, marks, script = (packed_text(name) for name in ("page.css", "marks.css", "page.js"))
     # No Content-Security-Policy by header is possible in a file; the one here forbids every fetch.
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         "script-src 'unsafe-inline'; img-src data:\">\n"
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<header><h1>{escape(title)}</h1>"
+        f"<title>{escape(title)}</title>\n<style>\n{style}{marks}</style>\n</head>\n<body>\n<header><h1>{escape(title)}</h1>"
         f'<p class="soft">{escape(summary(content))}</p><nav aria-label="Sections">{links}</nav></header>\n<main>'
         f"{body}</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
+
+
+def packed_text(name: str) -> str:
+    """A style or script that lies beside this module."""
+    return files("loratory.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def summary(content: Content) -> str:
@@ -54,7 +57,7 @@ def summary(content: Content) -> str:
     return f"{runs}; {test.num_rows} test rows ({content.comparison.predictions}, sha256 {test.sha256[:12]})"
 
 
-def _sections(content: Content) -> list[tuple[str, str, str]]:
+def sections(content: Content) -> list[tuple[str, str, str]]:
     """Anchor, heading and content of each section; an empty content leaves the section out."""
     comparison = content.comparison
     return [
@@ -263,7 +266,7 @@ def _answers(content: Content) -> str:
         f'<div class="controls">{select("first", "A", chosen[0])}{select("second", "B", chosen[1])}'
         f'<label>rows<select id="filter">{listed}</select></label>'
         '<label>search<input id="search" type="search"></label><span id="answer-count" role="status"></span></div>'
-        '<div class="scroll tall" tabindex="0" role="region" aria-label="Answers side by side"><table id="answers">'
+        '<div class="scroll tall" tabindex="0" role="region" aria-label="Answers side by side"><table class="answers">'
         "<caption>✓ equals the label, ✗ does not</caption>"
         '<thead><tr id="answer-head"></tr></thead><tbody id="answer-rows"></tbody></table></div>'
         '<button class="more" id="more" hidden>50 more rows</button>'

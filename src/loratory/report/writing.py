@@ -53,12 +53,27 @@ def write_report(
     if output.suffix != ".html":
         raise ConfigError(f"output: '{output}' must end in .html; the Markdown twin takes the same name with .md")
     content = gather(paths, predictions=predictions, metrics=metrics, primary=primary)
-    heading = title or (f"Run {content.runs[0].name}" if len(content.runs) == 1 else "Comparison of runs")
+    heading = title or heading_of(content)
     twin = output.with_suffix(".md")
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(twin, _writable(markdown_page(content, title=heading)))
     write_text(output, _writable(html_page(content, title=heading)))
     return Report(output, twin, content)
+
+
+def report_page(paths: Sequence[Path]) -> str:
+    """The HTML of the report on some runs, as `write_report` would write it.
+
+    Raises:
+        RunError, DataError: As `write_report`.
+    """
+    content = gather(paths)
+    return _writable(html_page(content, title=heading_of(content)))
+
+
+def heading_of(content: Content) -> str:
+    """A report's title where none was given."""
+    return f"Run {content.runs[0].name}" if len(content.runs) == 1 else "Comparison of runs"
 
 
 def _writable(text: str) -> str:

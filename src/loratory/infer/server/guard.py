@@ -1,11 +1,11 @@
 """What stands before every route: key, host, origin, size and time. Whatever is not let in here reaches nothing."""
 
 import asyncio
-import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
+from loratory.infer.server.doorway import Doorway
 from loratory.infer.server.key import ApiKey
 from loratory.infer.server.limits import ServerLimits
 from loratory.infer.server.refusal import RefusalError
@@ -53,8 +53,7 @@ class Guard:
     ) -> None:
         self._app = app
         self._key = key
-        self._hosts = {host.lower().strip("[]") for host in hosts}
-        self._is_local = is_local
+        self._doorway = Doorway(hosts, is_local=is_local)
         self._limits = limits
         self._drain = drain
 
@@ -87,7 +86,7 @@ class Guard:
             if name in headers and name in (b"host", b"authorization", b"content-type", b"origin"):
                 raise RefusalError(400, f"header {name.decode('latin-1')} is given twice")
             headers[name] = value
-        self._check_host(headers)
+        self._doorway.check(headers)
         if scope["path"] in OPEN_PATHS:
             return
         if not self._key.is_shown_by(headers.get(b"authorization", b"")):
@@ -103,27 +102,6 @@ class Guard:
             kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
             if kind != b"application/json":
                 raise RefusalError(415, "the body must be JSON with 'Content-Type: application/json'")
-
-    def _check_host(self, headers: dict[bytes, bytes]) -> None:
-        """No other website may speak to the server through a browser, under whatever name it found it."""
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        if not self._is_own(_without_port(host)):
-            raise RefusalError(403, "this host name is not served here", code="host_not_allowed")
-        origin = headers.get(b"origin")
-        if origin is not None and origin.decode("latin-1").lower() not in {f"http://{host}", f"https://{host}"}:
-            raise RefusalError(403, "requests from other origins are not answered", code="origin_not_allowed")
-        if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
-            raise RefusalError(403, "requests from other sites are not answered", code="origin_not_allowed")
-
-    def _is_own(self, name: str) -> bool:
-        if name in self._hosts:
-            return True
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        # An address is no name that somebody else could point here.
-        return address.is_loopback if self._is_local else True
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         too_large = RefusalError(
@@ -163,12 +141,6 @@ async def send_refusal(refusal: RefusalError, send: Send) -> None:
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": refusal.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -23,8 +23,11 @@ class ApiKey:
     def is_shown_by(self, authorization: bytes) -> bool:
         """Whether an Authorization header carries the key; takes equally long for every wrong one."""
         scheme, _, shown = authorization.partition(b" ")
-        digest = hashlib.sha256(shown.strip()).digest()
-        return hmac.compare_digest(digest, self._digest) and scheme.lower() == b"bearer"
+        return self.is_equal(shown.strip()) and scheme.lower() == b"bearer"
+
+    def is_equal(self, shown: bytes) -> bool:
+        """Whether a text is the key; takes equally long for every wrong one."""
+        return hmac.compare_digest(hashlib.sha256(shown).digest(), self._digest)
 
 
 def new_key() -> str:
@@ -32,8 +35,12 @@ def new_key() -> str:
     return f"sk-{secrets.token_urlsafe(32)}"
 
 
-def read_key(path: Path) -> str:
+def read_key(path: Path, *, option: str = "--api-key-file") -> str:
     """The key in a file: its only line.
+
+    Args:
+        path: The file.
+        option: What named it, for messages.
 
     Raises:
         ConfigError: The file cannot be read, or holds no fit key.
@@ -41,10 +48,10 @@ def read_key(path: Path) -> str:
     try:
         key = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--api-key-file {path}: cannot be read as text ({error})") from error
+        raise ConfigError(f"{option} {path}: cannot be read as text ({error})") from error
     if len(key) < MIN_LENGTH or len(key.split()) != 1:
         raise ConfigError(
-            f"--api-key-file {path}: must hold one key of at least {MIN_LENGTH} characters without spaces; make one: "
+            f"{option} {path}: must hold one key of at least {MIN_LENGTH} characters without spaces; make one: "
             "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
     return key

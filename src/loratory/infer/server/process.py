@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from loratory.errors import ConfigError, MissingExtraError, ResourceError
 from loratory.infer.server.app import make_app
-from loratory.infer.server.guard import Drain, Guard
+from loratory.infer.server.guard import App, Drain, Guard
 from loratory.infer.server.key import ApiKey
 from loratory.infer.server.limits import ServerLimits
 from loratory.infer.server.replies import fault
@@ -104,7 +104,7 @@ def run_server(app: Guard, listener: socket.socket, *, limits: ServerLimits, dra
     return drain.num_requests == 0
 
 
-def server_config(app: Guard, limits: ServerLimits) -> "uvicorn.Config":
+def server_config(app: App, limits: ServerLimits) -> "uvicorn.Config":
     """uvicorn's configuration: HTTP/1.1 alone, nothing logged about requests, nothing believed from proxies."""
     import uvicorn
 
