@@ -13,7 +13,6 @@ from loratory.demo.phrasing import phrase
 from loratory.demo.telecom import (
     TelecomFiles,
     TelecomRow,
-    codes,
     cut,
     generate_telecom,
     telecom_rows,
@@ -28,6 +27,11 @@ SHA256 = {
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> TelecomFiles:
     return generate_telecom(tmp_path_factory.mktemp("telecom"))
+
+
+def codes(answer: str) -> tuple[str, ...]:
+    """The answer codes of an output, without the prices between them."""
+    return tuple(part for part in answer.split("|") if "_" in part)
 
 
 def rows_of(path: Path) -> list[TelecomRow]:

@@ -147,11 +147,6 @@ def _first_rows(rows: Sequence[TelecomRow], quotas: Mapping[str, int]) -> list[T
     return kept
 
 
-def codes(answer: str) -> tuple[str, ...]:
-    """Return the answer codes of an output, without the prices between them."""
-    return tuple(part for part in answer.split("|") if "_" in part)
-
-
 def _unique_rows(goal: Goal, count: int, rng: random.Random, seen: set[str]) -> Iterable[TelecomRow]:
     """Yield rows whose prompts are new up to case and spaces; `seen` collects them across goals."""
     for _ in range(count):

@@ -1,7 +1,7 @@
 """What rows become under a template and a length limit: tokens, how many of them are trained, what would be cut."""
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loratory.data.health.ledger import EXAMPLES, Finding
@@ -115,19 +115,3 @@ class TokenProfile:
 
     def _finding(self, kind: str) -> Finding:
         return Finding(self._counts[kind], tuple(self._found[kind]))
-
-
-def profile_tokens(
-    records: Sequence[Record],
-    template: BoundTemplate,
-    *,
-    cutoff_len: int,
-    on_progress: Callable[[int], None] | None = None,
-) -> TokenReport:
-    """The token figures of rows in memory."""
-    profile = TokenProfile(template, cutoff_len)
-    for index, record in enumerate(records, start=1):
-        profile.add(record)
-        if on_progress is not None and index % _BATCH == 0:
-            on_progress(index)
-    return profile.result()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Protocol
 
 import numpy as np
@@ -72,8 +71,3 @@ class Family(Protocol):
             MissingExtraError: A library is not installed.
         """
         ...
-
-
-def with_versions(words: str, *packages: str) -> str:
-    """A definition with the versions of the packages behind it; called when they are installed."""
-    return f"{words} [{', '.join(f'{package} {version(package)}' for package in packages)}]"
