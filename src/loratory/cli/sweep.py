@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loratory.cli.console import note
+
 if TYPE_CHECKING:
     from loratory.sweep.table import StudyTable
 
@@ -24,10 +26,10 @@ def run(
 
 
 def show(study_file: StudyFile) -> None:
-    """Print the table of a study as it stands."""
+    """Print the table of a study as it stands; nothing is written."""
     from loratory.sweep.sweep import show_sweep
 
-    _print(show_sweep(study_file))
+    _print(show_sweep(study_file, note=note))
 
 
 class _RunByDefault(typer.core.TyperGroup):
@@ -65,8 +67,7 @@ def _print(table: "StudyTable") -> None:
     for row in table.rows:
         if row.state == "failed":
             typer.echo(f"{row.name} failed: {row.reason}")
-    if table.noise:
-        typer.echo(f"noise: {table.noise}")
+    for line in table.words:
+        typer.echo(line)
     if table.best is not None:
-        typer.echo(f"best: {table.best.name} ({table.best.setting}), {table.metric} {table.best.value:.4f}")
-        typer.echo(f"run directory: {table.best.runs[0]}")
+        typer.echo(f"run directory: {table.folder / table.best.runs[0]}")

@@ -1,7 +1,7 @@
 """From a study to the configurations of its runs, all of them validated before the first one trains."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from loratory.config import RunConfig, build_config, read_config
 from loratory.config.document import read_document
 from loratory.config.fields import field_of
 from loratory.engine.prepare import data_fingerprints
+from loratory.engine.shared_base import refuse_unshareable
 from loratory.errors import ConfigError
 from loratory.interop.peft_document import is_peft_document
 from loratory.sweep.halving import rungs
@@ -39,16 +40,26 @@ class Candidates:
 
     def configs(self, number: int, params: Params) -> list[RunConfig]:
         """The runs of a trial, one for each seed."""
+        named = zip(self.run_names(number), self.seeds, strict=True)
+        return [self._config(name, params, seed) for name, seed in named]
+
+    def run_names(self, number: int) -> tuple[str, ...]:
+        """Names of the runs of a trial, one for each seed."""
         several = len(self.seeds) > 1
-        return [
-            self._config(f"trial-{number:03}" + (f"-seed-{seed}" if several else ""), params, seed)
-            for seed in self.seeds
-        ]
+        return tuple(f"trial-{number:03}" + (f"-seed-{seed}" if several else "") for seed in self.seeds)
 
     def control_configs(self) -> list[RunConfig]:
         """The base itself with one seed after the other."""
-        count = self.file.section.num_controls
-        return [self._config(f"control-seed-{seed}", {}, seed) for seed in range(self.seeds[0], self.seeds[0] + count)]
+        named = zip(self.control_names(), self._control_seeds, strict=True)
+        return [self._config(name, {}, seed) for name, seed in named]
+
+    def control_names(self) -> tuple[str, ...]:
+        """Names of the control's runs."""
+        return tuple(f"control-seed-{seed}" for seed in self._control_seeds)
+
+    @property
+    def _control_seeds(self) -> range:
+        return range(self.seeds[0], self.seeds[0] + self.file.section.num_controls)
 
     def base_config(self) -> RunConfig:
         """The base as its runs see it."""
@@ -68,11 +79,11 @@ class Candidates:
         return build_config({**values, "run": run, "train": train})
 
 
-def make_candidates(file: StudyFile) -> Candidates:
-    """Resolve the base, list the trials, and validate each of their configurations.
+def read_candidates(file: StudyFile) -> Candidates:
+    """Resolve the base and list the trials.
 
     Raises:
-        ConfigError: The base or any candidate is no valid run; every different fault is listed once.
+        ConfigError: The base is no valid run, or does not fit the study.
     """
     section, path = file.section, Path(file.section.base)
     base = read_config(path).config
@@ -88,7 +99,7 @@ def make_candidates(file: StudyFile) -> Candidates:
         listed = grid(file.axes)
     else:
         listed = draws(file.axes, section.num_trials or 0, seed=section.seed) if section.method == "random" else []
-    found = Candidates(
+    return Candidates(
         folder=Path(base.run.output_dir) / file.name,
         listed=tuple(listed),
         seeds=tuple(section.seeds) or (base.train.seed,),
@@ -98,9 +109,29 @@ def make_candidates(file: StudyFile) -> Candidates:
         file=file,
         values=values,
     )
-    _refuse_invalid(found, listed or corners(file.axes))
-    data_fingerprints(base.data)
-    return found
+
+
+def refuse_invalid(found: Candidates) -> None:
+    """Validate the configuration of every trial; where the sampler decides, the ends of each axis stand for them.
+
+    Raises:
+        ConfigError: Any is no valid run, or runs that share a base cannot; every different fault is listed once.
+        DataError: Training data are missing.
+    """
+    listed = found.listed or corners(found.file.axes)
+    faults: dict[str, int] = {}
+    configs: list[RunConfig] = []
+    for number, params in enumerate(listed):
+        try:
+            configs += found.configs(number, params)
+        except ConfigError as error:
+            for fault in error.faults:
+                faults.setdefault(fault, number)
+    if faults:
+        raise ConfigError([f"{fault} (trial {number}: {describe(listed[number])})" for fault, number in faults.items()])
+    if found.file.section.runs_at_once > 1:
+        refuse_unshareable([*found.control_configs(), *configs])
+    data_fingerprints(found.base_config().data)
 
 
 def _faults_of_base(base: RunConfig, file: StudyFile) -> list[str]:
@@ -136,18 +167,6 @@ def score_source(base: RunConfig, file: StudyFile) -> str | None:
         if isinstance(source, str):
             return source
     return None
-
-
-def _refuse_invalid(found: Candidates, listed: Sequence[Params]) -> None:
-    faults: dict[str, int] = {}
-    for number, params in enumerate(listed):
-        try:
-            found.configs(number, params)
-        except ConfigError as error:
-            for fault in error.faults:
-                faults.setdefault(fault, number)
-    if faults:
-        raise ConfigError([f"{fault} (trial {number}: {describe(listed[number])})" for fault, number in faults.items()])
 
 
 def _with(values: Mapping[str, Any], params: Params) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class RunResult:
 def work(order: Order) -> None:
     """Entry of the process."""
     os.setpgrp()  # Ctrl-C is for the parent, which asks the children to stop
+    _log_everything(log_of(order.results, order.configs[0].run.name))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import transformers
 
@@ -72,6 +73,17 @@ def work(order: Order) -> None:
         _train(order)
     except InterruptedRunError:
         os._exit(INTERRUPTED)
+
+
+def log_of(results: Path, name: str) -> Path:
+    """Where a run's progress is written, and what its process says on standard error."""
+    return results / f"{name}.log"
+
+
+def _log_everything(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
 
 
 def _end_with_parent() -> None:
@@ -86,7 +98,7 @@ def _train(order: Order) -> None:
     start_s = time.monotonic()
     consoles = []
     for config in order.configs:
-        file = (order.results / f"{config.run.name}.log").open("a", encoding="utf-8")
+        file = log_of(order.results, config.run.name).open("a", encoding="utf-8")
         consoles.append(Console(file=file, force_terminal=False, width=200))
     if len(order.configs) > 1:
         outcomes = train_together(order.configs, resume=True, stop_after_step=order.stop_after_step, consoles=consoles)

@@ -1,13 +1,16 @@
 """Processes of a sweep: so many at a time, each with its runs; what dies is reported, what is stopped is saved."""
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import connection
+from contextlib import contextmanager
+from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 
 from loratory.engine.signals import StopRequest
 from loratory.errors import InterruptedRunError
-from loratory.sweep.child import INTERRUPTED, Order, RunResult, is_done, read_result, work, write_result
+from loratory.sweep.child import INTERRUPTED, Order, RunResult, is_done, log_of, read_result, work, write_result
 
 _POLL_S = 0.5
 
@@ -23,6 +26,7 @@ class Processes:
         self._num = num
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["loratory.sweep.child"])
+        self._is_ready = False
         self._running: dict[int, tuple[ForkServerProcess, Order]] = {}
 
     def run(self, orders: Iterable[Order], *, on_end: Callable[[Order], None]) -> None:
@@ -57,6 +61,10 @@ class Processes:
 
     def _start(self, order: Order) -> None:
         order.results.mkdir(parents=True, exist_ok=True)
+        if not self._is_ready:
+            self._is_ready = True
+            with _standard_error_in(order.results / "server.log"):
+                forkserver.ensure_running()
         process = self._context.Process(target=work, args=(order,))
         process.start()
         self._running[process.sentinel] = (process, order)
@@ -73,7 +81,7 @@ class Processes:
             elif code < 0:
                 reason = f"killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
             else:
-                reason = f"the process ended with exit code {code}; see the run's log"
+                reason = f"the process ended with exit code {code}: {_last_line(order)}"
             for config in order.configs:
                 if not is_done(read_result(order.results, config.run.name), order.stop_after_step):
                     write_result(order.results, config.run.name, RunResult("failed", None, 0, reason, 0.0))
@@ -85,3 +93,23 @@ class Processes:
         for process, _ in self._running.values():
             process.join()
         self._running.clear()
+
+
+@contextmanager
+def _standard_error_in(path: Path) -> Iterator[None]:
+    """What is started inside writes its complaints there; libraries have some to make when they are loaded."""
+    kept, descriptor = os.dup(2), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(descriptor)
+
+
+def _last_line(order: Order) -> str:
+    log = log_of(order.results, order.configs[0].run.name)
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    said = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    return f"{said} (all of it in {log})"

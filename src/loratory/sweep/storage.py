@@ -1,30 +1,36 @@
 """The study in Optuna's storage: what it is a study of, its trials, and who works on which.
 
-Law: a study is gone on with only under the settings, the data and the version it was begun with.
+Laws: a study is gone on with only under the settings, the data and the version it was begun with; what is proposed
+depends on the seed and the trials so far, so that a study that was killed goes on as if it had not been.
 """
 
-import fcntl
 import json
-import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from loratory import __version__
 from loratory.engine.prepare import data_fingerprints
 from loratory.engine.run_identity import relevant_config
-from loratory.errors import IntegrityError, MissingExtraError, RunError
+from loratory.errors import ConfigError, IntegrityError, MissingExtraError, RunError
 from loratory.sweep.candidates import Candidates
+from loratory.sweep.claims import Claims
 from loratory.sweep.space import Axis, Params, encode
 
 if TYPE_CHECKING:
     import optuna
 
 _IDENTITY = "loratory"
-_LISTED = "loratory_listed"
-_REASON = "reason"
+_REASON = "loratory reason of trial "
+_CANDIDATE = "loratory candidate"
+_PLACE = "loratory place"
 _FREE = ("num_trials", "parallel", "concurrent", "memory_gib", "storage", "name", "base", "score_data", "control")
 _ABSENT = "(absent)"
+_GRACE_S = 60.0  # a worker of another place says within this time that a trial is its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,8 @@ class StoredTrial:
 
     Attributes:
         number: Its number.
-        params: Key -> value.
+        params: Key -> value; empty for a spare, which workers bring about that list or take the last candidate at the
+            same time.
         state: running, complete, pruned, failed or waiting.
         value: Its metric.
         reason: Why it failed or was given up.
@@ -47,7 +54,7 @@ class StoredTrial:
 
 
 class StudyStore:
-    """One study, open for work or for reading.
+    """One study, open for work.
 
     Args:
         found: The study's candidates.
@@ -56,163 +63,235 @@ class StudyStore:
     Raises:
         RunError: It exists and is not to be gone on with, or the other way round.
         IntegrityError: It is a study of something else.
+        ConfigError: The storage cannot be opened.
         MissingExtraError: Optuna is not installed.
     """
 
     def __init__(self, found: Candidates, *, resume: bool) -> None:
         self._optuna = _optuna()
         self._found = found
-        self._axes: Mapping[str, Axis] = {axis.key: axis for axis in found.file.axes}
         self._distributions = {axis.key: axis.distribution() for axis in found.file.axes}
-        self._claims: dict[int, int] = {}
-        section = found.file.section
         found.folder.mkdir(parents=True, exist_ok=True)
-        self.url = section.storage or f"sqlite:///{found.folder / 'study.db'}"
-        storage = self._optuna.storages.get_storage(self.url)
-        name, exists = found.file.name, found.file.name in self._optuna.get_all_study_names(storage)
-        if exists and not resume:
-            raise RunError(
-                f"{found.folder}: a study '{name}' is there. Go on with it, or join it, with --resume; or rename."
-            )
-        if not exists and resume:
-            raise RunError(f"{found.folder}: no study '{name}' to go on with; begin it without --resume")
-        if exists:
-            self._study = self._optuna.load_study(study_name=name, storage=storage, sampler=self._sampler(0))
-            self._refuse_changes()
-            self._study.sampler = self._sampler(len(self._study.trials))
-        else:
-            direction = "maximize" if section.maximizes else "minimize"
-            self._study = self._optuna.create_study(
-                study_name=name, storage=storage, sampler=self._sampler(0), direction=direction
-            )
-            self._study.set_user_attr(_IDENTITY, json.dumps(_identity(found)))
-        self._list(found.listed)
+        self.claims = Claims(found.folder / ".claims")
+        with self.claims.listing():
+            study = _load(self._optuna, found)
+            if study is not None and not resume:
+                raise RunError(
+                    f"{found.folder}: a study '{found.file.name}' is there. Go on with it, or join it, with --resume; "
+                    "or rename."
+                )
+            if study is None and resume:
+                raise RunError(f"{found.folder}: no study '{found.file.name}' to go on with; begin it without --resume")
+            if study is None:
+                study = self._begin()
+            else:
+                refuse_changes(study, found)
+            self._study = study
+            self._list(found.listed)
 
-    def take(self, limit: int) -> "list[optuna.Trial]":
+    def take(self, limit: int) -> list[StoredTrial]:
         """Up to so many trials to work on: those of workers that are gone first, then new ones."""
         taken = self._adopt(limit)
         while len(taken) < limit and self._has_more():
-            trial = self._study.ask(self._distributions)
-            if self._found.listed and _LISTED not in trial.user_attrs:
-                self.fail(trial, "no candidate was left: another worker took the last one")
-                break
-            if self._claim(trial.number):
+            trial = self._ask()
+            if trial is not None:
                 taken.append(trial)
         return taken
 
-    def params(self, trial: "optuna.Trial") -> Params:
-        """The trial's values as the run file has them."""
-        return {key: self._axes[key].decode(value) for key, value in trial.params.items()}
-
-    def complete(self, trial: "optuna.Trial", value: float) -> None:
+    def complete(self, number: int, value: float) -> None:
         """The trial is done."""
-        self._study.tell(trial, value)
-        self._release(trial.number)
+        self._study.tell(number, value)
+        self.claims.release(number)
 
-    def report(self, trial: "optuna.Trial", value: float, step: int) -> None:
-        """A value on the way; once said it stays."""
-        if step not in self._study.get_trials(deepcopy=False)[trial.number].intermediate_values:
-            trial.report(value, step)
-
-    def prune(self, trial: "optuna.Trial", reason: str) -> None:
+    def prune(self, number: int, reason: str) -> None:
         """The trial did not go on to the end."""
-        trial.set_user_attr(_REASON, reason)
-        self._study.tell(trial, state=self._optuna.trial.TrialState.PRUNED)
-        self._release(trial.number)
+        self._end(number, reason, self._optuna.trial.TrialState.PRUNED)
 
-    def fail(self, trial: "optuna.Trial", reason: str) -> None:
+    def fail(self, number: int, reason: str) -> None:
         """The trial failed; its reason is kept."""
-        trial.set_user_attr(_REASON, reason)
-        self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
-        self._release(trial.number)
+        self._end(number, reason, self._optuna.trial.TrialState.FAIL)
 
     def trials(self) -> list[StoredTrial]:
         """Every trial so far."""
-        names = {"FAIL": "failed"}
-        return [
-            StoredTrial(
-                frozen.number,
-                {key: self._axes[key].decode(value) for key, value in self._values(frozen).items()},
-                names.get(frozen.state.name, frozen.state.name.lower()),
-                frozen.value if frozen.state.name == "COMPLETE" else None,
-                str(frozen.user_attrs.get(_REASON, "")),
-            )
-            for frozen in self._study.get_trials(deepcopy=False)
-        ]
+        return _stored_trials(self._study, self._found)
 
-    def _values(self, frozen: "optuna.trial.FrozenTrial") -> Mapping[str, Any]:
-        fixed: Mapping[str, Any] = frozen.params or frozen.system_attrs.get("fixed_params", {})
-        return fixed
+    def _begin(self) -> "optuna.Study":
+        direction = "maximize" if self._found.file.section.maximizes else "minimize"
+        study: optuna.Study = self._optuna.create_study(
+            study_name=self._found.file.name, storage=storage_url(self._found), direction=direction
+        )
+        study.set_user_attr(_IDENTITY, json.dumps(_identity(self._found)))
+        return study
 
-    def _sampler(self, done: int) -> "optuna.samplers.BaseSampler":
+    def _end(self, number: int, reason: str, state: "optuna.trial.TrialState") -> None:
+        self._study.set_user_attr(f"{_REASON}{number}", reason)
+        self._study.tell(number, state=state)
+        self.claims.release(number)
+
+    def _ask(self) -> StoredTrial | None:
+        """A new trial; None when it cannot be worked on."""
+        self._study.sampler = self._sampler(len(self._frozen()))
+        trial = self._study.ask(self._distributions)
+        is_own = self.claims.claim(trial.number)
+        trial.set_user_attr(_PLACE, self.claims.place)
+        fault = self._listing_fault(trial.number, trial.user_attrs.get(_CANDIDATE))
+        if fault is not None:
+            self.fail(trial.number, fault)
+        return self._stored(trial.number) if is_own and fault is None else None
+
+    def _listing_fault(self, number: int, candidate: int | None) -> str | None:
+        """What several workers can bring about that list or take the last candidate at the same time."""
+        if not self._found.listed:
+            return None
+        if candidate is None:
+            return "no candidate was left: another worker took the last one"
+        first = next(t.number for t in self._frozen() if t.user_attrs.get(_CANDIDATE) == candidate)
+        return None if first == number else f"listed twice; it is trial {first}"
+
+    def _stored(self, number: int) -> StoredTrial:
+        return next(trial for trial in self.trials() if trial.number == number)
+
+    def _frozen(self) -> "list[optuna.trial.FrozenTrial]":
+        found: list[optuna.trial.FrozenTrial] = self._study.get_trials(deepcopy=False)
+        return found
+
+    def _sampler(self, num_trials: int) -> "optuna.samplers.BaseSampler":
         section = self._found.file.section
+        seed = int(np.random.SeedSequence([section.seed, num_trials]).generate_state(1)[0])
         if section.method != "tpe":
-            return self._optuna.samplers.RandomSampler(seed=section.seed + done)
+            return self._optuna.samplers.RandomSampler(seed=seed)
         startup = min(10, max(2, (section.num_trials or 0) // 4))
-        return self._optuna.samplers.TPESampler(seed=section.seed + done, n_startup_trials=startup)
+        return self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
 
     def _has_more(self) -> bool:
-        trials = self._study.get_trials(deepcopy=False)
+        trials = self._frozen()
         if self._found.listed:
             return any(trial.state.name == "WAITING" for trial in trials)
         return len(trials) < (self._found.file.section.num_trials or 0)
 
     def _list(self, listed: Sequence[Params]) -> None:
         """Put candidates that are not in the storage yet there, in order."""
-        known = len(self._study.get_trials(deepcopy=False))
-        for params in listed[known:]:
-            encoded = {key: encode(value) if self._axes[key].choices else value for key, value in params.items()}
-            self._study.enqueue_trial(encoded, user_attrs={_LISTED: True})
+        known = {trial.user_attrs.get(_CANDIDATE) for trial in self._frozen()}
+        for index, params in enumerate(listed):
+            if index not in known:
+                encoded = {key: encode(value) for key, value in params.items()}
+                self._study.enqueue_trial(encoded, user_attrs={_CANDIDATE: index})
 
-    def _adopt(self, limit: int) -> "list[optuna.Trial]":
-        taken: list[optuna.Trial] = []
-        for frozen in self._study.get_trials(deepcopy=False):
-            if len(taken) < limit and frozen.state.name == "RUNNING" and self._claim(frozen.number):
-                trial = self._optuna.trial.Trial(self._study, frozen._trial_id)
-                for key, distribution in self._distributions.items():
-                    trial._suggest(key, distribution)
-                taken.append(trial)
+    def _adopt(self, limit: int) -> list[StoredTrial]:
+        """Trials whose worker at this place is gone."""
+        taken: list[StoredTrial] = []
+        for frozen in self._frozen():
+            if len(taken) == limit or frozen.state.name != "RUNNING" or not self._is_of_this_place(frozen):
+                continue
+            if not self.claims.claim(frozen.number):
+                continue
+            stored = self._stored(frozen.number)
+            if stored.params.keys() == self._distributions.keys():
+                taken.append(stored)
+            else:
+                self.fail(frozen.number, "its worker was killed before the trial had all its values")
         return taken
 
-    def _claim(self, number: int) -> bool:
-        """Lock the trial for this process; the system gives the lock back when the process is gone."""
-        if number in self._claims:
-            return False
-        folder = self._found.folder / ".claims"
-        folder.mkdir(exist_ok=True)
-        descriptor = os.open(folder / f"trial-{number:03}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return False
-        self._claims[number] = descriptor
-        return True
+    def _is_of_this_place(self, frozen: "optuna.trial.FrozenTrial") -> bool:
+        place = frozen.user_attrs.get(_PLACE)
+        if place is not None:
+            return bool(place == self.claims.place)
+        start: datetime | None = frozen.datetime_start
+        return start is not None and time.time() - start.timestamp() > _GRACE_S
 
-    def _release(self, number: int) -> None:
-        descriptor = self._claims.pop(number, None)
-        if descriptor is not None:
-            os.close(descriptor)
 
-    def _refuse_changes(self) -> None:
-        stored = self._study.user_attrs.get(_IDENTITY)
-        where = f"study '{self._found.file.name}'"
-        if stored is None:
-            keys = sorted({key for trial in self._study.get_trials(deepcopy=False) for key in trial.params})
-            raise IntegrityError(
-                f"{where} was made by other code: it does not say what it is a study of. Its parameters: "
-                f"{', '.join(keys) or 'none'}; those of the study file: {', '.join(self._axes)}. Choose another "
-                "sweep.name or sweep.storage."
+def read_trials(found: Candidates) -> tuple[list[StoredTrial], list[str]]:
+    """The trials of a study, and what the study file says otherwise than when it was begun. Writes nothing.
+
+    Raises:
+        RunError: There is no such study.
+        IntegrityError: Other code made it.
+        ConfigError: The storage cannot be opened.
+        MissingExtraError: Optuna is not installed.
+    """
+    library = _optuna()
+    is_local = found.file.section.storage is None
+    study = None if is_local and not _database(found).is_file() else _load(library, found)
+    if study is None:
+        raise RunError(f"{found.folder}: no study '{found.file.name}' there; begin it with: loratory sweep FILE")
+    return _stored_trials(study, found), _changes(study, found)
+
+
+def storage_url(found: Candidates) -> str:
+    """Where the study is kept."""
+    return found.file.section.storage or f"sqlite:///{_database(found).resolve()}?timeout=60"
+
+
+def _database(found: Candidates) -> Any:
+    return found.folder / "study.db"
+
+
+def _load(library: Any, found: Candidates) -> "optuna.Study | None":
+    import sqlalchemy.exc
+
+    try:
+        study: optuna.Study = library.load_study(study_name=found.file.name, storage=storage_url(found))
+    except KeyError:
+        return None
+    except (library.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
+        raise ConfigError(
+            f"sweep.storage: cannot be opened ({type(error).__name__}: {str(error).splitlines()[0]}). Give the URL of "
+            "a database that Optuna can reach, such as sqlite:///study.db or postgresql://USER@HOST/NAME, and "
+            "install its driver."
+        ) from error
+    return study
+
+
+def _stored_trials(study: "optuna.Study", found: Candidates) -> list[StoredTrial]:
+    axes: Mapping[str, Axis] = {axis.key: axis for axis in found.file.axes}
+    reasons, seen, trials = study.user_attrs, set(), []
+    for frozen in study.get_trials(deepcopy=False):
+        candidate, state = frozen.user_attrs.get(_CANDIDATE), frozen.state.name
+        if not found.listed:
+            params = {key: axes[key].decode(value) if key in axes else value for key, value in frozen.params.items()}
+        else:
+            is_own = candidate is not None and candidate < len(found.listed) and candidate not in seen
+            params = found.listed[candidate] if is_own else {}
+            seen.add(candidate)
+        trials.append(
+            StoredTrial(
+                number=frozen.number,
+                params=params,
+                state="failed" if state == "FAIL" else state.lower(),
+                value=frozen.value if state == "COMPLETE" else None,
+                reason=str(reasons.get(f"{_REASON}{frozen.number}", "")),
             )
-        then, now = json.loads(stored), json.loads(json.dumps(_identity(self._found)))
-        keys = [key for key in sorted(then.keys() | now.keys()) if then.get(key, _ABSENT) != now.get(key, _ABSENT)]
-        if keys:
-            lines = [f"  {key}: {then.get(key, _ABSENT)} then, {now.get(key, _ABSENT)} now" for key in keys]
-            raise IntegrityError(
-                f"{where} cannot be gone on with, because what it was begun with has changed:\n"
-                + "\n".join(lines)
-                + "\nRestore these, or choose another sweep.name."
-            )
+        )
+    return trials
+
+
+def refuse_changes(study: "optuna.Study", found: Candidates) -> None:
+    """Refuse to go on with a study of something else.
+
+    Raises:
+        IntegrityError: With what differs.
+    """
+    lines = _changes(study, found)
+    if lines:
+        raise IntegrityError(
+            f"study '{found.file.name}' cannot be gone on with, because what it was begun with has changed:\n"
+            + "\n".join(f"  {line}" for line in lines)
+            + "\nRestore these, or choose another sweep.name."
+        )
+
+
+def _changes(study: "optuna.Study", found: Candidates) -> list[str]:
+    stored = study.user_attrs.get(_IDENTITY)
+    if stored is None:
+        keys = sorted({key for trial in study.get_trials(deepcopy=False) for key in trial.params})
+        raise IntegrityError(
+            f"study '{found.file.name}' was made by other code: it does not say what it is a study of. Its parameters: "
+            f"{', '.join(keys) or 'none'}; those of the study file: {', '.join(axis.key for axis in found.file.axes)}. "
+            "Choose another sweep.name or sweep.storage."
+        )
+    then, now = json.loads(stored), json.loads(json.dumps(_identity(found)))
+    keys = [key for key in sorted(then.keys() | now.keys()) if then.get(key, _ABSENT) != now.get(key, _ABSENT)]
+    return [f"{key}: {then.get(key, _ABSENT)} then, {now.get(key, _ABSENT)} now" for key in keys]
 
 
 def _identity(found: Candidates) -> dict[str, object]:
@@ -221,7 +300,7 @@ def _identity(found: Candidates) -> dict[str, object]:
     base = found.base_config()
     space = {f"space.{axis.key}": section.space[axis.key] for axis in found.file.axes}
     data = {f"data {role}": digest for role, digest in data_fingerprints(base.data).items()}
-    kept = {f"base {key}": value for key, value in relevant_config(base).items() if key not in found.file.section.space}
+    kept = {f"base {key}": value for key, value in relevant_config(base).items() if key not in section.space}
     return {"loratory version": __version__, **study, **space, **data, **kept}
 
 

@@ -3,25 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
 
 from loratory.config import RunConfig
-from loratory.engine.shared_base import refuse_unshareable
 from loratory.errors import ConfigError, RunError, suggest
 from loratory.evaluation.answer_metrics.registry import metric_names
-from loratory.sweep.candidates import Candidates, describe, make_candidates, score_source
+from loratory.sweep.candidates import Candidates, describe, read_candidates, refuse_invalid, score_source
 from loratory.sweep.child import Order, is_done, loss_at, read_result
 from loratory.sweep.halving import promoted
 from loratory.sweep.processes import Processes
-from loratory.sweep.space import corners
-from loratory.sweep.storage import StudyStore
+from loratory.sweep.storage import StudyStore, read_trials
 from loratory.sweep.study_file import LOSS_METRICS, read_study_file
-from loratory.sweep.table import StudyTable, study_table
-
-if TYPE_CHECKING:
-    import optuna
+from loratory.sweep.table import StudyTable, study_table, write_table
 
 Note = Callable[[str], None]
+_CONTROL = "control"
 
 
 def run_sweep(path: Path, *, resume: bool = False, note: Note) -> StudyTable:
@@ -34,11 +29,13 @@ def run_sweep(path: Path, *, resume: bool = False, note: Note) -> StudyTable:
 
     Raises:
         ConfigError: The study file, its base, or any trial's configuration is wrong; nothing has been trained then.
+        DataError: Training data are missing.
         RunError, IntegrityError: See `StudyStore`.
         InterruptedRunError: A signal came.
         MissingExtraError: Optuna is not installed.
     """
     found = _read(path)
+    refuse_invalid(found)
     store = StudyStore(found, resume=resume)
     work = _Work(found, store, note)
     work.controls()
@@ -46,17 +43,26 @@ def run_sweep(path: Path, *, resume: bool = False, note: Note) -> StudyTable:
         work.halve()
     else:
         work.all()
-    return study_table(found, store.trials())
+    table = study_table(found, store.trials())
+    write_table(table)
+    return table
 
 
-def show_sweep(path: Path) -> StudyTable:
-    """The table of a study as it stands; trains nothing.
+def show_sweep(path: Path, *, note: Note) -> StudyTable:
+    """The table of a study as it stands; trains and writes nothing.
+
+    Args:
+        path: The study file.
+        note: Shows one line, such as what the study file now says otherwise.
 
     Raises:
         ConfigError, RunError, IntegrityError, MissingExtraError: As `run_sweep`.
     """
     found = _read(path)
-    return study_table(found, StudyStore(found, resume=True).trials())
+    trials, changes = read_trials(found)
+    for line in changes:
+        note(f"changed since the study began: {line}")
+    return study_table(found, trials)
 
 
 def _read(path: Path) -> Candidates:
@@ -65,11 +71,7 @@ def _read(path: Path) -> Candidates:
     if metric not in (*LOSS_METRICS, *metric_names()):
         names = [*LOSS_METRICS, *metric_names()]
         raise ConfigError(f"sweep.metric: '{metric}' is unknown.{suggest(metric, names)} Allowed: {', '.join(names)}.")
-    found = make_candidates(file)
-    if file.section.runs_at_once > 1:
-        listed = found.listed or corners(file.axes)
-        refuse_unshareable([config for number, params in enumerate(listed) for config in found.configs(number, params)])
-    return found
+    return read_candidates(file)
 
 
 class _Work:
@@ -82,12 +84,14 @@ class _Work:
         self._section = found.file.section
         self._results = found.folder / "results"
         self._processes = Processes(self._section.parallel)
-        self._open: dict[int, tuple[optuna.Trial, list[RunConfig]]] = {}
+        self._open: dict[int, list[RunConfig]] = {}
 
     def controls(self) -> None:
-        """Train the base with other seeds."""
+        """Train the base with other seeds, unless another worker is at it."""
         pending = self._pending(self._found.control_configs(), None)
-        self._processes.run(self._orders(pending, None), on_end=self._tell)
+        if pending and self._store.claims.claim(_CONTROL):
+            self._processes.run(self._orders(pending, None), on_end=self._tell)
+            self._store.claims.release(_CONTROL)
 
     def all(self) -> None:
         """Train every trial to its end."""
@@ -96,50 +100,46 @@ class _Work:
 
     def halve(self) -> None:
         """Train all trials a little, the better ones further."""
-        trials = {trial.number: trial for trial in self._store.take(len(self._found.listed))}
-        known = self._store.trials()
-        others = [each.number for each in known if each.state == "running" and each.number not in trials]
+        mine = {trial.number for trial in self._store.take(len(self._found.listed))}
+        known = [trial for trial in self._store.trials() if trial.params]
+        others = [each.number for each in known if each.state == "running" and each.number not in mine]
         if others:
             raise RunError(
                 f"trials {others}: another process is at them; halving is led by one process, see sweep.parallel"
             )
         runs = {each.number: self._found.configs(each.number, each.params) for each in known}
         alive = list(runs)
-        for step in self._found.rungs:
-            is_last = step == self._found.rungs[-1]
-            stop = None if is_last else step
-            pending = self._pending([config for number in alive for config in runs[number]], stop)
-            self._note(f"up to step {step}: {len(alive)} trials, {len(pending)} runs to train")
-            self._processes.run(self._orders(pending, stop), on_end=self._tell)
-            if is_last:
-                for number in alive:
-                    if number in trials:
-                        self._settle(trials[number], runs[number])
-                break
-            losses = self._losses(alive, runs, trials, step)
+        for step in self._found.rungs[:-1]:
+            self._train([config for number in alive for config in runs[number]], step, len(alive))
+            losses = self._losses({number: runs[number] for number in alive}, mine, step)
             alive = promoted(losses, self._section.halving.factor if self._section.halving else 1) if losses else []
             ranks = {number: rank for rank, number in enumerate(sorted(losses, key=lambda n: (losses[n], n)), start=1)}
-            for number in losses.keys() - set(alive):
-                if number in trials:
-                    place = f"place {ranks[number]} of {len(losses)}"
-                    self._store.prune(trials[number], f"step {step}: eval_loss {losses[number]:.4f}, {place}")
+            for number in (losses.keys() - set(alive)) & mine:
+                place = f"place {ranks[number]} of {len(losses)}"
+                self._store.prune(number, f"step {step}: eval_loss {losses[number]:.4f}, {place}")
+                mine.remove(number)
+        self._train([config for number in alive for config in runs[number]], None, len(alive))
+        for number in mine.intersection(alive):
+            self._settle(number, runs[number])
 
-    def _losses(
-        self, alive: Sequence[int], runs: dict[int, list[RunConfig]], trials: "dict[int, optuna.Trial]", step: int
-    ) -> dict[int, float]:
+    def _train(self, configs: Sequence[RunConfig], stop: int | None, num_trials: int) -> None:
+        pending = self._pending(configs, stop)
+        until = self._found.rungs[-1] if stop is None else stop
+        self._note(f"up to step {until}: {num_trials} trials, {len(pending)} runs to train")
+        self._processes.run(self._orders(pending, stop), on_end=self._tell)
+
+    def _losses(self, runs: dict[int, list[RunConfig]], mine: set[int], step: int) -> dict[int, float]:
         """Mean validation loss at a step of each trial that has come there; the others have failed."""
         losses = {}
-        for number in alive:
-            reasons = self._failures(runs[number])
-            found = [loss_at(self._found.folder / config.run.name, step) for config in runs[number]]
+        for number, configs in runs.items():
+            reasons = self._failures(configs)
+            found = [loss_at(self._found.folder / config.run.name, step) for config in configs]
             values = [value for value in found if value is not None]
-            if reasons or len(values) < len(found):
-                if number in trials:
-                    self._store.fail(trials[number], reasons or f"no validation loss at step {step}")
-                continue
-            losses[number] = mean(values)
-            if number in trials:
-                self._store.report(trials[number], losses[number], step)
+            if not reasons and len(values) == len(found):
+                losses[number] = mean(values)
+            elif number in mine:
+                self._store.fail(number, reasons or f"no validation loss at step {step}")
+                mine.remove(number)
         return losses
 
     def _orders_of_trials(self) -> Iterator[Order]:
@@ -147,10 +147,9 @@ class _Work:
         while taken := self._store.take(at_once):
             configs = []
             for trial in taken:
-                params = self._store.params(trial)
-                self._note(f"trial {trial.number}: {describe(params)}")
-                self._open[trial.number] = (trial, self._found.configs(trial.number, params))
-                configs += self._open[trial.number][1]
+                self._note(f"trial {trial.number}: {describe(trial.params)}")
+                self._open[trial.number] = self._found.configs(trial.number, trial.params)
+                configs += self._open[trial.number]
             yield from self._orders(self._pending(configs, None), None)
             self._settle_ended()
 
@@ -170,19 +169,20 @@ class _Work:
     def _settle_ended(self, order: Order | None = None) -> None:
         if order is not None:
             self._tell(order)
-        for number, (trial, configs) in list(self._open.items()):
+        for number, configs in list(self._open.items()):
             if not self._pending(configs, None):
                 del self._open[number]
-                self._settle(trial, configs)
+                self._settle(number, configs)
 
-    def _settle(self, trial: "optuna.Trial", configs: Sequence[RunConfig]) -> None:
+    def _settle(self, number: int, configs: Sequence[RunConfig]) -> None:
         reasons = self._failures(configs)
         results = [read_result(self._results, config.run.name) for config in configs]
         values = [result.value for result in results if result is not None and result.value is not None]
         if reasons or len(values) < len(configs):
-            self._store.fail(trial, reasons or "a run has no value")
+            self._store.fail(number, reasons or "a run has no value")
         else:
-            self._store.complete(trial, mean(values))
+            self._store.complete(number, mean(values))
+        write_table(study_table(self._found, self._store.trials()))
 
     def _failures(self, configs: Sequence[RunConfig]) -> str:
         found = ((config.run.name, read_result(self._results, config.run.name)) for config in configs)
