@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from loratory.engine.evaluate import EvaluationResult
+from loratory.engine.forward import merge_metrics
 from loratory.engine.ranks import Ranks
-from loratory.engine.step import merge_metrics
 from loratory.errors import RewardError
 from loratory.objective.row import Row
 from loratory.objective.sampled import Policy, SampledObjective

@@ -21,7 +21,7 @@ from loratory.engine.memory_budget import MemoryRoom, PassMemory
 from loratory.engine.micro_batching import MicroBatching
 from loratory.engine.optimizer import NamedOptimizer
 from loratory.engine.order import BatchPlan
-from loratory.engine.precision import autocast_dtype
+from loratory.engine.precision import autocast, autocast_dtype
 from loratory.engine.prepare import PreparedRows
 from loratory.engine.probe import ProbeParts, run_probe
 from loratory.engine.progress import Progress
@@ -33,7 +33,7 @@ from loratory.engine.saver import Saver
 from loratory.engine.schedule import make_schedule
 from loratory.engine.scoring import choose_micro_batching
 from loratory.engine.state import TrainingState, save_optimizer, save_training_state
-from loratory.engine.step import TrainStep, autocast
+from loratory.engine.step import TrainStep
 from loratory.engine.trackers import Tracker, make_trackers
 from loratory.objective import Objective
 from loratory.objective.sampled import Policy, SampledObjective

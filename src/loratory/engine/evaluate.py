@@ -1,15 +1,15 @@
 """Evaluation loss during training: streamed sums over the validation rows; no logits are kept."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from loratory.engine.forward import Forward, merge_metrics
 from loratory.engine.micro_batching import MicroBatching
 from loratory.engine.ranks import Ranks
-from loratory.engine.step import autocast, merge_metrics, statistics_of
 from loratory.errors import NumericsError
-from loratory.objective.loss import LossSum, Objective
+from loratory.objective.loss import Objective
 from loratory.objective.row import Row, batch_of
 from loratory.tree.scorer import Scorer
 
@@ -42,10 +42,9 @@ class Evaluator:
         autocast_dtype: torch.dtype | None,
     ) -> None:
         self._model = model
-        self._scorer = scorer
         self._objective = objective
         self._ranks = ranks
-        self._autocast_dtype = autocast_dtype
+        self._forward = Forward(objective, scorer, device=ranks.device, autocast_dtype=autocast_dtype)
         # Similar lengths together: less padding, and the longest pass first, so that it fails at once if it must.
         by_length = sorted(rows, key=lambda row: -row.num_tokens)
         self._passes = micro_batching.cut(ranks.share(by_length))
@@ -61,7 +60,7 @@ class Evaluator:
         self._model.eval()
         try:
             with torch.no_grad():
-                self._loss(rows, self._statistics([rows], None))
+                self._forward.loss(self._forward.batch(rows))
         finally:
             self._model.train()
 
@@ -82,11 +81,11 @@ class Evaluator:
         loss_sum = count = 0.0
         parts = []
         is_stopped = False
-        statistics = self._statistics(self._passes, self._ranks)
+        statistics = self._forward.statistics(self._passes, self._ranks)
         for rows in self._passes:
             if is_stopped := should_stop():
                 break
-            loss = self._loss(rows, statistics)
+            loss = self._forward.loss(batch_of(rows, statistics))
             loss_sum += float(loss.sum)
             count += loss.count
             parts.append(loss.metrics)
@@ -100,17 +99,3 @@ class Evaluator:
             )
         metrics = merge_metrics(self._ranks.gather(merge_metrics(parts)))
         return EvaluationResult(mean, self._objective.summary(metrics))
-
-    def _statistics(self, passes: Sequence[Sequence[Row]], ranks: Ranks | None) -> dict[str, float]:
-        return statistics_of(
-            self._objective,
-            self._scorer,
-            passes,
-            ranks=ranks,
-            device=self._ranks.device,
-            autocast_dtype=self._autocast_dtype,
-        )
-
-    def _loss(self, rows: Sequence[Row], statistics: Mapping[str, float]) -> LossSum:
-        with autocast(self._ranks.device, self._autocast_dtype):
-            return self._objective.loss(self._scorer, batch_of(rows, statistics))

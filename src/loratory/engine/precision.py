@@ -1,5 +1,7 @@
 """Mixed precision of the step."""
 
+import contextlib
+
 import torch
 
 from loratory.config import TrainConfig
@@ -15,3 +17,8 @@ def autocast_dtype(section: TrainConfig, model_dtype: torch.dtype) -> torch.dtyp
     if section.precision == "auto":
         return torch.float16 if model_dtype == torch.float16 else None
     return _DTYPES[section.precision]
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+    """Mixed precision of a forward pass; nothing when `dtype` is None."""
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)

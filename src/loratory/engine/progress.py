@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from loratory.engine.step import StepResult, merge_metrics
+from loratory.engine.forward import merge_metrics
+from loratory.engine.step import StepResult
 from loratory.errors import IntegrityError
 
 

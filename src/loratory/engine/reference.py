@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from loratory.engine.micro_batching import MicroBatching
+from loratory.engine.precision import autocast
 from loratory.engine.prepare import PreparedRows
 from loratory.engine.ranks import Ranks
-from loratory.engine.step import autocast
 from loratory.errors import NumericsError, RunError
 from loratory.objective.row import Row
 from loratory.run.commit import publish_directory

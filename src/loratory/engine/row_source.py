@@ -13,9 +13,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from loratory.data.sequence import TokenSequence
+from loratory.engine.forward import merge_metrics
 from loratory.engine.order import BatchPlan
 from loratory.engine.ranks import Ranks
-from loratory.engine.step import merge_metrics
 from loratory.objective.row import Row
 from loratory.objective.sampled import Policy, SampledObjective
 

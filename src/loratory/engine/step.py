@@ -4,7 +4,6 @@ Law (accumulation): the count over all passes and ranks is known before the firs
 give the gradient of one batch. Law (numerics): nothing non-finite reaches the optimizer.
 """
 
-import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 from loratory.adapter.stepping import NoHook, StepHook
+from loratory.engine.forward import Forward, merge_metrics
 from loratory.engine.gradients import non_finite, refuse_untrained_layers, scale_to_norm, total_norm
 from loratory.engine.micro_batching import MicroBatching
 from loratory.engine.optimizer import NamedOptimizer
@@ -75,7 +75,7 @@ class TrainStep:
         self._ranks = ranks
         self._micro_batching = micro_batching
         self._max_grad_norm = max_grad_norm
-        self._autocast_dtype = autocast_dtype
+        self._forward = Forward(objective, scorer, device=ranks.device, autocast_dtype=autocast_dtype)
         self._dump_dir = dump_dir
         self._hook = NoHook() if hook is None else hook
         self._has_seen_gradient = False
@@ -102,7 +102,7 @@ class TrainStep:
         passes = self._micro_batching.cut(self._ranks.share(rows))
         self._optimizer.optimizer.zero_grad(set_to_none=True)
         try:
-            statistics = self._statistics(passes, self._ranks)
+            statistics = self._forward.statistics(passes, self._ranks)
             batches = [batch_of(rows_of_pass, statistics) for rows_of_pass in passes]
             with self._scorer.one_root([batch.tree for batch in batches]):
                 losses = [self.backward(batch, count) for batch in batches]
@@ -140,24 +140,13 @@ class TrainStep:
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """One pass over these rows alone."""
-        return batch_of(rows, self._statistics([rows], None))
+        return self._forward.batch(rows)
 
     def backward(self, batch: Batch, count: float) -> LossSum:
         """Add the gradient of one pass, divided by `count`; the loss without its graph."""
-        with autocast(self._ranks.device, self._autocast_dtype):
-            loss = self._objective.loss(self._scorer, batch)
+        loss = self._forward.loss(batch)
         (loss.sum * (self.scale.value / count)).backward()  # type: ignore[no-untyped-call]
         return LossSum(loss.sum.detach(), loss.count, loss.metrics)
-
-    def _statistics(self, passes: Sequence[Sequence[Row]], ranks: Ranks | None) -> dict[str, float]:
-        return statistics_of(
-            self._objective,
-            self._scorer,
-            passes,
-            ranks=ranks,
-            device=self._ranks.device,
-            autocast_dtype=self._autocast_dtype,
-        )
 
     def _loss_sum(self, losses: Sequence[LossSum], passes: Sequence[Sequence[Row]], step: int) -> float:
         values = torch.stack([loss.sum.double() for loss in losses]).tolist() if losses else []
@@ -176,9 +165,8 @@ class TrainStep:
         return total_norm(self._parameters)
 
     def _metrics(self, losses: Sequence[LossSum]) -> dict[str, tuple[float, float]]:
-        if self._ranks.num == 1:
-            return sum_metrics(losses)
-        return merge_metrics(self._ranks.gather(sum_metrics(losses)))
+        metrics = merge_metrics([loss.metrics for loss in losses])
+        return metrics if self._ranks.num == 1 else merge_metrics(self._ranks.gather(metrics))
 
     def _refuse_gradient(self, rows: Sequence[Row], step: int) -> None:
         self._refuse("the gradient is not finite", rows, non_finite(self._parameters), step)
@@ -199,49 +187,9 @@ class TrainStep:
         )
 
 
-@torch.no_grad()
-def statistics_of(
-    objective: Objective,
-    scorer: Scorer,
-    passes: Sequence[Sequence[Row]],
-    *,
-    ranks: Ranks | None,
-    device: torch.device,
-    autocast_dtype: torch.dtype | None,
-) -> dict[str, float]:
-    """Means over all passes, and ranks unless None, of what the objective wants to know before its loss."""
-    if type(objective).statistics is Objective.statistics:
-        return {}
-    with autocast(device, autocast_dtype):
-        sums = merge_metrics([objective.statistics(scorer, rows) for rows in passes])
-    if ranks is not None:
-        sums = merge_metrics(ranks.gather(sums))
-    return {name: total / n for name, (total, n) in sums.items() if n}
-
-
-def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
-    """Mixed precision of a forward pass; nothing when `dtype` is None."""
-    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch, on any device, or python found no memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or _CPU_OUT_OF_MEMORY in str(error)
-
-
-def sum_metrics(losses: Sequence[LossSum]) -> dict[str, tuple[float, float]]:
-    """Add up the metrics of several passes."""
-    return merge_metrics([loss.metrics for loss in losses])
-
-
-def merge_metrics(parts: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
-    """Add up (sum, count) pairs by name."""
-    merged: dict[str, tuple[float, float]] = {}
-    for part in parts:
-        for name, (value, count) in part.items():
-            old = merged.get(name, (0.0, 0.0))
-            merged[name] = (old[0] + value, old[1] + count)
-    return merged
 
 
 def _origins(rows: Sequence[Row]) -> str:
