@@ -54,6 +54,7 @@ def test_demo_leaves_what_it_says(tiny_demo: tuple[DemoResult, str]) -> None:
     for name in ("test", "test-base"):
         folder = result.run_dir / "predictions" / name
         assert len((folder / "generated_predictions.jsonl").read_text(encoding="utf-8").splitlines()) == 200
+        assert json.loads((folder / "test_set.json").read_text(encoding="utf-8"))["num_rows"] == 200
         scores = json.loads((folder / "text_metrics.json").read_text(encoding="utf-8"))
         assert scores["exact_match"]["n"] == 200
     assert (result.merged / "merge_certificate.json").is_file()

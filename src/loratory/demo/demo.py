@@ -8,6 +8,7 @@ import gc
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.syntax import Syntax
 from transformers.utils import logging as transformers_logging
 
 from loratory.adapter.merge import merge_adapter
+from loratory.compare.test_set import write_test_set
 from loratory.config import RunConfig, config_to_yaml, read_config
 from loratory.data.reader import fingerprint, read_records
 from loratory.data.records import Record
@@ -84,8 +86,9 @@ def run_demo(
     with stages.stage("Predict and score with the adapter"):
         adapter_predictions = _predict(config, run_dir, test_records, console)
         adapter = _score(adapter_predictions, config)
-        _keep(run_dir.predictions / "test-base", base_predictions, base)
-        _keep(run_dir.predictions / "test", adapter_predictions, adapter)
+        keep = partial(_keep, source=str(config.data.test), records=test_records)
+        keep(run_dir.predictions / "test-base", base_predictions, base)
+        keep(run_dir.predictions / "test", adapter_predictions, adapter)
         console.print(examples_table(test_records, base_predictions, adapter_predictions))
 
     with stages.stage("Merge, with certificate"):
@@ -155,9 +158,17 @@ def _predict(
         )
 
 
-def _keep(folder: Path, predictions: Sequence[Prediction], scores: Mapping[str, Score]) -> None:
+def _keep(
+    folder: Path,
+    predictions: Sequence[Prediction],
+    scores: Mapping[str, Score],
+    *,
+    source: str,
+    records: Sequence[Record],
+) -> None:
     """Write predictions and scores as `loratory predict` would."""
     write_predictions(folder / "generated_predictions.jsonl", predictions)
+    write_test_set(folder, source, records)
     write_scores(folder / "text_metrics.json", scores)
 
 
