@@ -26,6 +26,7 @@ from loratory.cli.sft import CONTEXT as SFT_CONTEXT
 from loratory.cli.sft import sft
 from loratory.cli.sweep import make_sweep_app
 from loratory.cli.training import show_config, show_schema, train
+from loratory.cli.ui import ui
 
 
 class _Verbs(typer.core.TyperGroup):
@@ -50,7 +51,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for verb in (train, plan, prune, predict, score, evaluate, chat, serve, demo, compare, report):
+    for verb in (train, plan, prune, predict, score, evaluate, chat, serve, demo, compare, report, ui):
         app.command()(verb)
     app.command("compare-chat")(compare_chat)
     app.command("import")(import_run)
