@@ -28,9 +28,10 @@ def test_a_saved_adapter_field_by_field(reader: Any) -> None:
         "adapter.init": "pissa_niter_4",
         "adapter.modules_to_save": ["lm_head"],
         "adapter.alpha_pattern": {"q_proj": 32.0},
+        "adapter.options": {"layers_to_transform": [0, 1]},
     }
     assert reader.said(run) == {
-        "not honoured": {"layers_to_transform", "data.train"},
+        "not honoured": {"data.train"},
         "ignored": {"fan_in_fan_out", "inference_mode"},
     }
 
@@ -71,12 +72,57 @@ def test_targets(tmp_path: Path, values: dict[str, Any], targets: object) -> Non
 
 
 @pytest.mark.parametrize(
-    "value", [{"init_lora_weights": False}, {"init_lora_weights": "odd"}, {"task_type": "SEQ_CLS"}]
+    "value",
+    [
+        {"init_lora_weights": False},
+        {"init_lora_weights": "odd"},
+        {"task_type": "TOKEN_CLS"},
+        {"loftq_config": {"loftq_bits": 2}},
+        {"use_qalora": True},
+    ],
 )
 def test_what_makes_the_adapter_differ_is_said(reader: Any, tmp_path: Path, value: dict[str, Any]) -> None:
     path = tmp_path / "adapter.json"
     path.write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "m", **value}))
     assert set(value) <= reader.said(read_foreign_run([path]))["not honoured"]
+
+
+@pytest.mark.parametrize(
+    ("value", "section", "expected"),
+    [
+        ({"task_type": "SEQ_2_SEQ_LM"}, "model", {"task": "seq_2_seq_lm"}),
+        ({"task_type": "SEQ_CLS"}, "objective", {"name": "classification"}),
+        ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "quantization", {"load_in_4bit": True}),
+        ({"eva_config": {"rho": 1.5}}, "adapter", {"options": {"eva_config": {"rho": 1.5}}}),
+    ],
+)  # fmt: skip
+def test_settings_that_are_fields_elsewhere(
+    reader: Any, tmp_path: Path, value: dict[str, Any], section: str, expected: dict[str, Any]
+) -> None:
+    path = tmp_path / "adapter.json"
+    path.write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "m", **value}))
+    run = read_foreign_run([path])
+    assert getattr(run.config, section).model_dump(include=set(expected)) == expected
+    assert not set(value) & reader.said(run)["not honoured"]
+
+
+def test_another_method_brings_its_options(reader: Any, tmp_path: Path) -> None:
+    path = tmp_path / "adapter.json"
+    saved = peft.OFTConfig(oft_block_size=16, target_modules=["q_proj"], modules_to_save=["lm_head"]).to_dict()
+    path.write_text(json.dumps({**saved, "base_model_name_or_path": "m", "lora_alpha": 4, "odd": 1}, default=list))
+    run = read_foreign_run([path])
+    adapter = run.config.adapter
+    assert (adapter.method, adapter.targets, adapter.modules_to_save) == ("oft", ["q_proj"], ["lm_head"])
+    assert adapter.options["oft_block_size"] == 16
+    assert set(adapter.options) <= set(saved)
+    assert reader.said(run)["unknown"] == {"lora_alpha", "odd"}
+
+
+def test_a_method_that_cannot_be_trained_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "adapter.json"
+    path.write_text(json.dumps({"peft_type": "XLORA", "base_model_name_or_path": "m"}))
+    with pytest.raises(ConfigError, match=r"adapter\.method: xlora cannot be trained here"):
+        read_foreign_run([path])
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"peft_type": "LORA", "r": 1, "r": 2}', "[" * 100_000])

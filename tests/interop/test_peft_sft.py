@@ -85,7 +85,11 @@ def test_a_json_file_field_by_field(reader: Any) -> None:
             {"train": "o/d:train_sft", "validation": "o/d:test_sft"},
         ),
         ("--max_seq_length 77", "data", {"cutoff_len": 77}),
-        ("--use_8bit_quantization True", "quantization", {"load_in_8bit": True, "load_in_4bit": False}),
+        (
+            "--use_8bit_quantization True --use_peft_lora True",
+            "quantization",
+            {"load_in_8bit": True, "load_in_4bit": False},
+        ),
     ],
 )
 def test_single_settings(reader: Any, flags: str, section: str, expected: dict[str, object]) -> None:

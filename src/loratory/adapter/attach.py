@@ -93,7 +93,7 @@ def attach_adapter(
         raise AdapterError("the model carries an adapter already; load the base anew")
     if section.method == "full":
         return _attach_all(model, section)
-    _check_options(model, section)
+    check_options(section, is_quantised=is_quantised(model))
     if section.path is not None and not section.create_new_adapter:
         return _continue(model, section, base_identity)
     fixed: dict[str, LowRank] = {}
@@ -222,7 +222,12 @@ def _report(adapted: PeftModel, modules: list[str] | tuple[str, ...]) -> Attache
     return AttachedAdapter(model=adapted, report=count_trainable(adapted, [prefix + name for name in modules]))
 
 
-def _check_options(model: PreTrainedModel, section: AdapterConfig) -> None:
+def check_options(section: AdapterConfig, *, is_quantised: bool) -> None:
+    """Refuse fields that contradict each other or a quantised base.
+
+    Raises:
+        AdapterError: With one fault a line.
+    """
     faults = []
     init = section.init
     lost = [name for name in UNSAVABLE_OPTIONS if section.options.get(name)]
@@ -239,13 +244,13 @@ def _check_options(model: PreTrainedModel, section: AdapterConfig) -> None:
     changes_base = BASE_CHANGING_INIT.fullmatch(init) is not None
     if init not in PLAIN_INITS and not changes_base:
         faults.append(f"adapter.init: {init!r} is unknown; allowed are {', '.join(INITS)}.{suggest(init, INITS)}")
-    if init == "loftq" and not (is_quantised(model) or _is_meta(model)):
+    if init == "loftq" and not is_quantised:
         faults.append(
             "adapter.init: loftq makes up for the error of 4-bit weights; set quantization.load_in_4bit: true"
         )
     if init == "orthogonal" and any(rank % 2 for rank in (section.rank, *section.rank_pattern.values())):
         faults.append(f"adapter.init: orthogonal needs an even rank, adapter.rank is {section.rank}")
-    if changes_base and is_quantised(model):
+    if changes_base and is_quantised:
         faults.append(f"adapter.init: {init} changes the base weights and these are quantised; use default")
     if (changes_base or section.create_new_adapter) and (section.use_dora or section.bias != "none"):
         faults.append(
@@ -260,10 +265,6 @@ def _check_options(model: PreTrainedModel, section: AdapterConfig) -> None:
         faults.append(f"adapter.rank_pattern: ranks are 1 or more, found {min(section.rank_pattern.values())}")
     if faults:
         raise AdapterError("\n".join(faults))
-
-
-def _is_meta(model: PreTrainedModel) -> bool:
-    return bool(next(model.parameters()).device.type == "meta")
 
 
 def _check_same(section: AdapterConfig, file: LoraFile) -> None:

@@ -3,6 +3,7 @@
 LoRA itself is in `loratory.adapter.lora`; its fields are ours. Of the others PEFT's names and defaults hold.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,6 +102,8 @@ def method_config(
         if values["total_step"] is None:
             values["total_step"] = UNKNOWN_STEPS
         _check_adalora(values)
+    if method == "oft":
+        _check_oft(model, names, options)
     try:
         return build_config(method, {**values, "task_type": task, "inference_mode": inference_mode})
     except (ValueError, TypeError, NotImplementedError) as fault:
@@ -134,6 +137,27 @@ def _check_adalora(values: Mapping[str, Any]) -> None:
             f"adapter.options: adalora shrinks from init_r to target_r; got init_r {first} and target_r {target}. "
             "init_r must be larger (1.5 times target_r is usual)"
         )
+
+
+def _check_oft(model: PreTrainedModel, names: Sequence[str], options: Mapping[str, Any]) -> None:
+    """A block that was asked for and does not divide a layer: PEFT would take another one for that layer."""
+    for option in ("oft_block_size", "r"):
+        size = options.get(option)
+        if not size:
+            continue
+        widths = {
+            full: module.in_features
+            for full, module in model.named_modules()
+            if _ends_with(full, names) and isinstance(module, nn.Linear) and module.in_features % size
+        }
+        if widths:
+            full, width = next(iter(widths.items()))
+            common = math.gcd(*(m.in_features for m in model.modules() if isinstance(m, nn.Linear)))
+            raise AdapterError(
+                f"adapter.options: {option} {size} does not divide the {width} inputs of {full}"
+                f"{f' and of {len(widths) - 1} more layers' if len(widths) > 1 else ''}; "
+                f"numbers that divide the inputs of every linear layer are those that divide {common}"
+            )
 
 
 def _ends_with(full: str, names: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loratory.cli.arguments import Overrides, RunFile, TrustRemoteCode
-from loratory.cli.console import note
+from loratory.cli.console import note, quiet_libraries
 from loratory.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,10 +46,21 @@ def show_schema() -> None:
 
 
 def show_config(run_file: RunFile, overrides: Overrides = None) -> None:
-    """Print the resolved run file: overrides applied, every default spelled out."""
+    """Print the resolved run file: overrides applied, every default spelled out.
+
+    Where the base is a local folder, the adapter is checked against its layers first; no weights are read.
+    """
     from loratory.config import config_to_yaml
 
-    typer.echo(config_to_yaml(_read_config(run_file, overrides or ())), nl=False)
+    config = _read_config(run_file, overrides or ())
+    if (Path(config.model.model_name_or_path).expanduser() / "config.json").is_file():
+        quiet_libraries()
+        from loratory.engine.misfit import refuse_misfit
+        from loratory.model.task import ClassHead
+
+        is_scored = config.objective.name in ("classification", "reward")
+        refuse_misfit(config, head=ClassHead((), 0) if is_scored else None)
+    typer.echo(config_to_yaml(config), nl=False)
 
 
 def train_from_file(

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from loratory.config.document import MAX_BYTES, dump_document, read_document
 from loratory.config.fields import config_fields
+from loratory.config.method_catalogue import catalogue, options_of
 from loratory.config.reader import build_config, config_to_yaml
 from loratory.config.root import RunConfig
 from loratory.errors import ConfigError, suggest
@@ -185,7 +186,7 @@ class _Work:
         return self
 
     def finish(self, processes: int | None, overrides: Sequence[str]) -> ForeignRun:
-        fields = {key: _words(field.annotation) for key, field in config_fields().items()}
+        fields = _fields()
         source = ", ".join(self._sources) or "nothing"
         if not self._given and self._adapter is None:
             raise ConfigError(f"{source}: holds no settings; give another tool's run file or command line")
@@ -232,6 +233,12 @@ class _Work:
             for name in named
             if name not in entries
         ]
+
+
+def _fields() -> dict[str, tuple[str, ...]]:
+    """Our dotted keys with the words that they may hold; below `adapter.options` those of each method."""
+    options = (f"adapter.options.{name}.{option}" for name in catalogue()["methods"] for option in options_of(name))
+    return {key: _words(field.annotation) for key, field in config_fields().items()} | dict.fromkeys(options, ())
 
 
 def _words(annotation: Any) -> tuple[str, ...]:

@@ -189,8 +189,10 @@ def _dotted(loc: tuple[int | str, ...], values: dict[str, Any]) -> str:
 
 
 def _sentence(key: str, detail: ErrorDetails, values: dict[str, Any]) -> str:
-    got = _show(detail["input"])
     kind = detail["type"]
+    if not key and kind == "value_error":
+        return detail["msg"].removeprefix("Value error, ")  # sections that do not go together
+    got = _show(detail["input"])
     field = field_of(key)
     if kind == "extra_forbidden" or kind == "invalid_key":
         return _unknown(key, got)

@@ -1,10 +1,13 @@
 """The whole run configuration."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from loratory.config.adapter import AdapterConfig
 from loratory.config.data import DataConfig
 from loratory.config.evaluation import EvaluationConfig
+from loratory.config.method_capabilities import quantised_fault
 from loratory.config.model import ModelConfig
 from loratory.config.objective import ObjectiveConfig
 from loratory.config.predict import PredictConfig
@@ -26,3 +29,11 @@ class RunConfig(Section):
     predict: PredictConfig = Field(default_factory=PredictConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     run: OutputConfig = Field(default_factory=OutputConfig)
+
+    @model_validator(mode="after")
+    def _fit_sections(self) -> Self:
+        kept = self.quantization
+        fault = quantised_fault(self.adapter.method, load_in_4bit=kept.load_in_4bit, load_in_8bit=kept.load_in_8bit)
+        if fault is not None:
+            raise ValueError(fault)
+        return self

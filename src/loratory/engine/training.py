@@ -24,6 +24,7 @@ from loratory.engine.beginning import start_of_policy
 from loratory.engine.loop import Stops
 from loratory.engine.measurement import RunMeasurement
 from loratory.engine.memory_budget import used_bytes
+from loratory.engine.misfit import refuse_misfit
 from loratory.engine.optimizer import NamedOptimizer, make_optimizer
 from loratory.engine.prepare import PreparedRows
 from loratory.engine.progress import Progress
@@ -170,6 +171,7 @@ class TrainingSession:
             batch_size=config.train.batch_size,
             reward_function=None if reward is None else reward.function,
         )
+        refuse_misfit(config, head=objective.head(seed=config.train.seed))
         template = bind_template(
             config.data.template,
             load_tokenizer(config.model, trust_remote_code=trust_remote_code),

@@ -18,6 +18,7 @@ from loratory.interop.rules import (
 
 ADAPTER_MARK = "peft_type"
 
+_OF_EVERY_METHOD = ("method", "targets", "exclude", "modules_to_save")
 _NO_LIKE = "there is nothing like it here"
 _INITS = {
     "gaussian": "gaussian",
@@ -57,8 +58,24 @@ def _read_method(draft: Draft, key: str, value: Any) -> None:
 
 
 def _read_task(draft: Draft, key: str, value: Any) -> None:
-    if str(value).upper() != "CAUSAL_LM":
-        draft.report("not honoured", key, "models that generate text are trained (CAUSAL_LM)")
+    match str(value).upper():
+        case "CAUSAL_LM":
+            pass
+        case "SEQ_2_SEQ_LM":
+            draft.put("model.task", "seq_2_seq_lm", origin=key)
+        case "SEQ_CLS":
+            draft.put("objective.name", "classification", origin=key)
+        case _:
+            draft.report("not honoured", key, "models that generate text or classify it are trained")
+
+
+def _read_loftq(draft: Draft, key: str, value: Any) -> None:
+    if is_off(value):
+        return
+    if value == {"loftq_bits": 4}:
+        draft.put("quantization.load_in_4bit", True, origin=key)
+    else:
+        draft.report("not honoured", key, "one correction of a base in 4 bits is made; set quantization.load_in_4bit")
 
 
 def _read_patterns(key: str, convert: type) -> Any:
@@ -67,6 +84,16 @@ def _read_patterns(key: str, convert: type) -> Any:
             draft.put(key, {str(module): convert(number) for module, number in value.items()}, origin=name)
 
     return read
+
+
+def _options(*names: str) -> Table:
+    """Settings that stand below `adapter.options` under their own names."""
+
+    def rule(draft: Draft, name: str, value: Any) -> None:
+        if not is_off(value):
+            draft.put("adapter.options", {**(draft.get("adapter.options") or {}), name: value}, origin=name)
+
+    return dict.fromkeys(names, rule)
 
 
 ADAPTER_RULES: Table = {
@@ -87,11 +114,20 @@ ADAPTER_RULES: Table = {
     **ignored("only of use with its own kind of training or hardware", "megatron_config", "runtime_config"),
     **ignored("only of use with its own kind of training or hardware", "peft_version", "qalora_group_size"),
     **only(("megatron.core", None), "Megatron layers are not trained here", "megatron_core"),
-    **not_honoured(_NO_LIKE, "layers_to_transform", "layers_pattern", "layer_replication", "target_parameters"),
-    **not_honoured(_NO_LIKE, "trainable_token_indices", "lora_bias", "alora_invocation_tokens", "arrow_config"),
-    **not_honoured(_NO_LIKE, "use_qalora", "use_bdlora", "velora_config", "kasa_config", "monteclora_config"),
-    **not_honoured("its own settings are not read; the method's defaults hold", "loftq_config", "eva_config"),
-    **not_honoured("its own settings are not read; the method's defaults hold", "corda_config", "lora_ga_config"),
+    **_options("layers_to_transform", "layers_pattern", "trainable_token_indices", "lora_bias", "use_bdlora"),
+    **_options("velora_config", "eva_config", "corda_config", "lora_ga_config"),
+    **not_honoured(_NO_LIKE, "layer_replication", "target_parameters", "alora_invocation_tokens", "arrow_config"),
+    **not_honoured(_NO_LIKE, "use_qalora", "kasa_config", "monteclora_config"),
+    "loftq_config": _read_loftq,
+}
+_OF_LORA = frozenset(ADAPTER_RULES) - {
+    "peft_type",
+    "task_type",
+    "base_model_name_or_path",
+    "revision",
+    "target_modules",
+    "exclude_modules",
+    "modules_to_save",
 }
 ADAPTER_DEFAULTS: Mapping[str, object] = {
     "r": 8,
@@ -107,11 +143,27 @@ ADAPTER_DEFAULTS: Mapping[str, object] = {
 def _finish(draft: Draft, settings: Mapping[str, Any]) -> None:
     if is_off(settings.get("target_modules")):
         draft.put("adapter.targets", "default", origin="target_modules")
-    if str(settings.get("peft_type")).upper() != "LORA":
-        draft.values["adapter"] = {"method": draft.get("adapter.method"), "targets": draft.get("adapter.targets")}
-        for key in draft.given:
-            if f"adapter.{key}" in draft.fields and key not in draft.values["adapter"]:
-                draft.put(f"adapter.{key}", draft.given[key], origin=key)
+    method = str(settings.get("peft_type")).lower()
+    if method != "lora":
+        _put_method(draft, method)
+
+
+def _put_method(draft: Draft, method: str) -> None:
+    """Another method than LoRA: its own options stand under PEFT's names, and LoRA's fields say nothing."""
+    options = {
+        key: value
+        for key, value in draft.given.items()
+        if f"adapter.options.{method}.{key}" in draft.fields and value is not None
+    }
+    adapter = draft.values.get("adapter", {})
+    draft.values["adapter"] = {name: value for name, value in adapter.items() if name in _OF_EVERY_METHOD}
+    if options:
+        draft.put("adapter.options", options, origin="peft_type")
+    draft.findings = [finding for finding in draft.findings if finding.key not in options]
+    said = {finding.key for finding in draft.findings} | set(options)
+    for key, value in draft.given.items():
+        if key in _OF_LORA and key not in said and not is_off(value):
+            draft.report("unknown", key, f"{method} has no such option")
 
 
 PEFT_ADAPTER = Tool("peft", "a PEFT adapter file", ADAPTER_RULES, ADAPTER_DEFAULTS, _finish)

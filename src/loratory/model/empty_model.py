@@ -73,6 +73,15 @@ def empty_model(
     return EmptyModel(model.to(_dtype(section.dtype, device, has_bfloat16)).train(), source.label)
 
 
+def is_known_family(section: ModelConfig) -> bool:
+    """Whether transformers has the model's code itself, so that an empty one can be built.
+
+    Raises:
+        ModelError: The config is missing.
+    """
+    return read_config_dict(locate_model(section))["model_type"] in CONFIG_MAPPING
+
+
 def _dtype(name: str, device: torch.device, has_bfloat16: bool | None) -> torch.dtype:
     if name == "auto" and has_bfloat16 is not None:
         return torch.bfloat16 if has_bfloat16 else torch.float32

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from loratory.adapter.attach import attach_adapter
+from loratory.adapter.check import attach_without_weights
 from loratory.adapter.trainable import TrainableReport
 from loratory.config import RunConfig
 from loratory.data.sequence import TokenSequence
@@ -77,15 +77,12 @@ class Workbench:
             ModelError, AdapterError: As training would.
         """
         device, has_bfloat16 = _torch_device(place), place.device.has_bfloat16 if place.device else None
-        key = "\n".join(
-            [config.model.model_dump_json(), config.adapter.model_dump_json(), str(device), str(has_bfloat16)]
-        )
+        sections = (config.model, config.adapter, config.quantization)
+        key = "\n".join([*(section.model_dump_json() for section in sections), str(device), str(has_bfloat16)])
         if key not in self._models:
             head = self.objective.head(seed=config.train.seed)
             base = empty_model(config.model, device=device, has_bfloat16=has_bfloat16, head=head).model
-            section = config.adapter.model_copy(update={"init": "default"})
-            with torch.device("meta"):
-                attached = attach_adapter(base, section, seed=0)
+            attached = attach_without_weights(config.adapter, base, quantization=config.quantization)
             self._models[key] = (attached.model.train(), attached.report)
         return self._models[key]
 
