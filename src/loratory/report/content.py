@@ -12,8 +12,10 @@ from loratory.compare.run_facts import Answers, choose_predictions, read_answers
 from loratory.errors import RunError
 from loratory.evaluation.answer_metrics.classes import ClassTable, class_rule, class_table
 from loratory.report.importance import Importance, importances
+from loratory.report.study import Study, open_studies
 
 ALL_PAIRS_UP_TO = 6
+MAX_SINGLE_NOTES = 6
 CERTIFICATE = "merge_certificate.json"
 
 
@@ -60,6 +62,7 @@ class Content:
         importance: Of each key that differs.
         certificates: Found in and beside the run directories.
         notes: What a reader should know.
+        studies: Those that the runs are trials of, where folders of studies were given.
     """
 
     runs: tuple[RunFacts, ...]
@@ -70,6 +73,7 @@ class Content:
     importance: tuple[Importance, ...]
     certificates: tuple[Certificate, ...]
     notes: tuple[str, ...]
+    studies: tuple[Study, ...] = ()
 
 
 def gather(
@@ -82,7 +86,7 @@ def gather(
     """Read runs and compare those that have predictions.
 
     Args:
-        paths: Run directories, one or more.
+        paths: Run directories, one or more; the folder of a study stands for its finished trials.
         predictions: Name of the predictions; None takes those that the runs have.
         metrics: Names of metrics; None takes those that fit the labels.
         primary: The metric that settings are ranked by.
@@ -92,24 +96,20 @@ def gather(
         DataError: Runs answered different rows, or the choice among several predictions is open.
         ConfigError: A metric is unknown.
     """
-    runs = read_runs(paths)
+    places, studies = open_studies(paths)
+    runs = read_runs(places)
     empty = [str(run.path) for run in runs if not run.metrics and not run.is_finished and not run.prediction_names]
     if empty:
         raise RunError(
             f"{', '.join(empty)}: nothing to report: no logged step, no final model, no predictions. "
             "Train it first: loratory train RUN.yaml --resume"
         )
-    notes: list[str] = []
     with_predictions = tuple(run for run in runs if run.prediction_names)
     if predictions is not None:
         with_predictions = runs
-    for run in runs:
-        if run not in with_predictions:
-            source = run.config.get("data.test") or "FILE"
-            todo = f"loratory predict {run.path} --data {source}" if run.is_finished else "finish its training first"
-            notes.append(f"{run.name} has no predictions, so it has no scores: {todo}")
+    notes = _missing_predictions([run for run in runs if run not in with_predictions])
     if not with_predictions:
-        return Content(runs, None, {}, (), {}, (), _certificates(runs), tuple(notes))
+        return Content(runs, None, {}, (), {}, (), _certificates(runs), notes, studies)
     name = choose_predictions(with_predictions, predictions)
     bases = base_answers(with_predictions, name)
     comparison = compare_facts(
@@ -130,8 +130,22 @@ def gather(
         classes=_classes(columns),
         importance=importances(with_predictions, run_values(comparison)),
         certificates=_certificates(runs),
-        notes=tuple(notes),
+        notes=notes,
+        studies=studies,
     )
+
+
+def _missing_predictions(runs: Sequence[RunFacts]) -> tuple[str, ...]:
+    """What to do for scores; one line stands for many runs."""
+    if len(runs) > MAX_SINGLE_NOTES:
+        names = ", ".join(run.name for run in runs[:MAX_SINGLE_NOTES])
+        return (f"{len(runs)} runs have no predictions, so they have no scores ({names}, …): loratory predict RUN",)
+    notes = []
+    for run in runs:
+        source = run.config.get("data.test") or "FILE"
+        todo = f"loratory predict {run.path} --data {source}" if run.is_finished else "finish its training first"
+        notes.append(f"{run.name} has no predictions, so it has no scores: {todo}")
+    return tuple(notes)
 
 
 def answer_columns(runs: tuple[RunFacts, ...], name: str) -> tuple[Column, ...]:

@@ -7,6 +7,7 @@ from loratory.report.content import Content, run_values
 from loratory.report.page import IMPORTANCE_WARNING, summary
 from loratory.report.predictions import questions
 from loratory.report.tables import Table
+from loratory.report.trials import trials_table
 
 MAX_EXAMPLES = 10
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~#!])")
@@ -24,6 +25,9 @@ def markdown_page(content: Content, *, title: str) -> str:
     lines = [*(comparison.verdict if comparison else ()), *(comparison.notes if comparison else ()), *content.notes]
     if lines:
         parts.append("\n".join(f"- {escaped(line)}" for line in lines))
+    for study in content.studies:
+        parts.append("\n".join(f"- {escaped(line)}" for line in study.words))
+        parts.append(_section("Study", trials_table(study)))
     parts.append(_section("Experiments", tables.experiments_table(content)))
     if comparison is not None:
         parts.append(_section("Scores", tables.settings_table(comparison)))

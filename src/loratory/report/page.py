@@ -10,7 +10,9 @@ from loratory.report import tables
 from loratory.report.chart import NUM_COLOURS, Interval, Series, colour, interval_chart, line_chart, scatter_chart, thin
 from loratory.report.content import Content, run_titles, run_values
 from loratory.report.predictions import answers_json, shown_rows
+from loratory.report.study import Study
 from loratory.report.tables import Table
+from loratory.report.trials import trials_table
 
 IMPORTANCE_WARNING = (
     "This describes these runs; it is no experiment on one key at a time. With few runs chance alone explains much "
@@ -62,6 +64,7 @@ def sections(content: Content) -> list[tuple[str, str, str]]:
     comparison = content.comparison
     return [
         ("result", "Result", _result(content)),
+        ("study", "Study", "".join(_study(study) for study in content.studies)),
         ("runs", "Experiments", html_table(tables.experiments_table(content), label="Experiments")),
         ("scores", "Scores and cost", _scores(content, comparison) if comparison else ""),
         ("curves", "Loss curves", _curves(content)),
@@ -121,6 +124,10 @@ def _result(content: Content) -> str:
         words = f"{score.setting}: {metric.name} {score.value:.1f} % {interval}, n = {metric.num_rows}"
         inside = _list([words], "verdict")
     return inside + _list([*comparison.notes, *content.notes], "notes")
+
+
+def _study(study: Study) -> str:
+    return _list(study.words, "verdict") + html_table(trials_table(study))
 
 
 def _styles(comparison: Comparison) -> dict[str, str]:

@@ -38,7 +38,7 @@ def write_report(
     """Write a report on one or more runs. Equal runs give equal bytes.
 
     Args:
-        paths: Run directories.
+        paths: Run directories, or folders of studies.
         output: The HTML file; the Markdown twin stands beside it with the ending .md.
         predictions: Name of the predictions below each run; None takes those that the runs have.
         metrics: Names of metrics; None takes those that fit the labels.
@@ -73,6 +73,8 @@ def report_page(paths: Sequence[Path]) -> str:
 
 def heading_of(content: Content) -> str:
     """A report's title where none was given."""
+    if content.studies:
+        return "Study " + ", ".join(study.name for study in content.studies)
     return f"Run {content.runs[0].name}" if len(content.runs) == 1 else "Comparison of runs"
 
 

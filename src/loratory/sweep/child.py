@@ -64,7 +64,7 @@ class RunResult:
 def work(order: Order) -> None:
     """Entry of the process."""
     os.setpgrp()  # Ctrl-C is for the parent, which asks the children to stop
-    _log_everything(log_of(order.results, order.configs[0].run.name))
+    log_everything(log_of(order.results, order.configs[0].run.name))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import transformers
 
@@ -80,7 +80,8 @@ def log_of(results: Path, name: str) -> Path:
     return results / f"{name}.log"
 
 
-def _log_everything(path: Path) -> None:
+def log_everything(path: Path) -> None:
+    """Send standard error to a file: what libraries say, and the end of a process that fails."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 2)
     os.close(descriptor)

@@ -84,6 +84,8 @@ class StudyStore:
                 raise RunError(f"{found.folder}: no study '{found.file.name}' to go on with; begin it without --resume")
             if study is None:
                 study = self._begin()
+            elif self._is_hardly_begun(study):
+                study.set_user_attr(_IDENTITY, json.dumps(_identity(found)))
             else:
                 refuse_changes(study, found)
             self._study = study
@@ -122,6 +124,10 @@ class StudyStore:
         )
         study.set_user_attr(_IDENTITY, json.dumps(_identity(self._found)))
         return study
+
+    def _is_hardly_begun(self, study: "optuna.Study") -> bool:
+        """A worker was killed after its first word, or another one is about to say the second."""
+        return _IDENTITY not in study.user_attrs and not study.get_trials(deepcopy=False)
 
     def _end(self, number: int, reason: str, state: "optuna.trial.TrialState") -> None:
         self._study.set_user_attr(f"{_REASON}{number}", reason)
