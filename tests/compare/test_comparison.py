@@ -198,3 +198,12 @@ def test_the_json_holds_it_all(tmp_path: Path) -> None:
     assert content["verdict"] == list(found.verdict)
     assert content["metrics"][0]["pairs"][0]["wins"] == 6
     assert content["test_set"]["num_rows"] == 150
+
+
+def test_many_pairs_are_told_by_the_closest_ones(tmp_path: Path) -> None:
+    """Seven settings, each with 20 faults more than the one before: 21 pairs."""
+    paths = [make(tmp_path, f"r{rank}", range(20 * rank), rank=rank) for rank in range(7)]
+    verdict = compare_runs(paths, metrics=("exact_match",), num_resamples=200).verdict
+    assert len(verdict) == 6
+    assert verdict[-1] == "the other 16 pairs lie 13.3 to 80.0 points apart; all of them are separable"
+    assert all("13.3 ±" in sentence for sentence in verdict[:5])

@@ -1,6 +1,6 @@
 """Comparing runs on the same test rows: paired differences, tests, and a verdict in words."""
 
-from loratory.compare.comparison import compare_facts, compare_runs, read_runs
+from loratory.compare.comparison import compare_runs, read_runs
 from loratory.compare.result import Comparison, MetricComparison, Pair, Setting, SettingScore, write_comparison
 from loratory.compare.run_facts import Cost, RunFacts, read_run
 
@@ -12,7 +12,6 @@ __all__ = [
     "RunFacts",
     "Setting",
     "SettingScore",
-    "compare_facts",
     "compare_runs",
     "read_run",
     "read_runs",

@@ -30,7 +30,7 @@ BEST_NOTE = "the best setting was chosen on these very rows, which flatters it; 
 
 
 def compare_runs(
-    paths: Sequence[Path],
+    runs: Sequence[Path | RunFacts],
     *,
     predictions: str | None = None,
     metrics: Sequence[str] | None = None,
@@ -43,7 +43,8 @@ def compare_runs(
     """Compare runs on the test rows that all of them answered.
 
     Args:
-        paths: Run directories, one or more. Runs that differ in train.seed only are replicates of one setting.
+        runs: One or more, by their directories or as they were read already. Runs that differ in train.seed only are
+            replicates of one setting.
         predictions: Name of the predictions below each run; None takes those that all runs have.
         metrics: Names or ids; None takes those that fit the labels and whose libraries are installed.
         primary: The metric of the verdict; None takes exact_match, or the first of `metrics`.
@@ -58,35 +59,12 @@ def compare_runs(
         ConfigError: A metric or the baseline is unknown, or a run is given twice.
         MissingExtraError: A metric that was asked for needs a library.
     """
-    return compare_facts(
-        read_runs(paths),
-        predictions=predictions,
-        metrics=metrics,
-        primary=primary,
-        baseline=baseline,
-        with_base=with_base,
-        seed=seed,
-        num_resamples=num_resamples,
-    )
-
-
-def compare_facts(
-    runs: tuple[RunFacts, ...],
-    *,
-    predictions: str | None = None,
-    metrics: Sequence[str] | None = None,
-    primary: str | None = None,
-    baseline: str | None = None,
-    with_base: bool = False,
-    seed: int = 0,
-    num_resamples: int = 2000,
-) -> Comparison:
-    """`compare_runs` for runs that were read already; arguments and errors are the same."""
-    name = choose_predictions(runs, predictions)
-    compared = _compared_answers(runs, name, with_base=with_base)
+    facts = read_runs(runs)
+    name = choose_predictions(facts, predictions)
+    compared = _compared_answers(facts, name, with_base=with_base)
     settings, answers = [each.setting for each in compared], [each.answers for each in compared]
     _check_rows(settings, answers)
-    long_answer_chars = runs[0].config.get("evaluation.long_answer_chars", 10)
+    long_answer_chars = facts[0].config.get("evaluation.long_answer_chars", 10)
     measured, notes = measure_answers(
         answers, metrics, long_answer_chars=long_answer_chars if isinstance(long_answer_chars, int) else 10
     )
@@ -106,7 +84,7 @@ def compare_facts(
         test_set=answers[0][0].test_set,
         settings=tuple(settings),
         differences=differences([each.runs for each in compared if not each.setting.is_base]),
-        environment=environment_differences(runs),
+        environment=environment_differences(facts),
         primary=results[chosen].name,
         metrics=results,
         verdict=verdict(results[chosen]),
@@ -123,20 +101,20 @@ def mean_cost(runs: Sequence[RunFacts]) -> Cost:
     return Cost(**found)
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[RunFacts, ...]:
-    """Read several runs.
+def read_runs(runs: Sequence[Path | RunFacts]) -> tuple[RunFacts, ...]:
+    """Read several runs; one that was read already is taken as it is.
 
     Raises:
         ConfigError: None is given, or one is given twice.
         RunError: A path is no run.
     """
-    if not paths:
+    if not runs:
         raise ConfigError("runs: none given; give at least one run directory")
-    places = [path.resolve() for path in paths]
+    places = [(run if isinstance(run, Path) else run.path).resolve() for run in runs]
     twice = sorted({str(path) for path in places if places.count(path) > 1})
     if twice:
         raise ConfigError(f"runs: given twice: {', '.join(twice)}")
-    return tuple(read_run(path) for path in paths)
+    return tuple(read_run(run) if isinstance(run, Path) else run for run in runs)
 
 
 @dataclass(frozen=True, slots=True)

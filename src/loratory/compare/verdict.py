@@ -5,11 +5,25 @@ from collections.abc import Sequence
 from loratory.compare.result import MetricComparison, Pair, Setting
 
 _SHOWN_ROWS = 1_000_000
+# A sentence for each pair up to so many pairs; beyond, only for the closest ones.
+_MAX_SENTENCES = 15
+_NUM_CLOSEST = 5
 
 
 def verdict(metric: MetricComparison) -> tuple[str, ...]:
-    """One sentence for each pair."""
-    return tuple(_sentence(pair, metric, len(metric.pairs)) for pair in metric.pairs)
+    """One sentence for each pair; for the closest ones and the rest together where pairs are many."""
+    pairs = metric.pairs
+    if len(pairs) <= _MAX_SENTENCES:
+        return tuple(_sentence(pair, metric, len(pairs)) for pair in pairs)
+    ordered = sorted(pairs, key=lambda pair: abs(pair.difference))
+    shown = tuple(_sentence(pair, metric, len(pairs)) for pair in ordered[:_NUM_CLOSEST])
+    rest = ordered[_NUM_CLOSEST:]
+    num_separable = sum(pair.is_separable for pair in rest)
+    return (
+        *shown,
+        f"the other {len(rest)} pairs lie {abs(rest[0].difference):.1f} to {abs(rest[-1].difference):.1f} points "
+        f"apart; {'all' if num_separable == len(rest) else num_separable} of them are separable",
+    )
 
 
 def seed_notes(metric: MetricComparison, settings: Sequence[Setting]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loratory.compare import Comparison, RunFacts, compare_facts, read_runs
+from loratory.compare import Comparison, RunFacts, compare_runs, read_runs
 from loratory.compare.comparison import BEST, base_answers
 from loratory.compare.run_facts import Answers, choose_predictions, read_answers
 from loratory.errors import RunError
@@ -112,7 +112,7 @@ def gather(
         return Content(runs, None, {}, (), {}, (), _certificates(runs), notes, studies)
     name = choose_predictions(with_predictions, predictions)
     bases = base_answers(with_predictions, name)
-    comparison = compare_facts(
+    comparison = compare_runs(
         with_predictions,
         predictions=name,
         metrics=metrics,
