@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from loratory.errors import IntegrityError
+from loratory.errors import AdapterError, IntegrityError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +87,9 @@ def _merge_layers(model: PeftModel, dtype: torch.dtype) -> tuple[dict[str, float
         before = weight.detach().clone()
         delta = _delta(layer)
         with torch.no_grad():
-            layer.merge(safe_merge=True)
+            merge_layer(layer, safe_merge=True)
+        # Most of PEFT's layers know that they are merged; osf would be added again while it is unwrapped.
+        layer.__dict__["merge"] = _merge_no_more
         after: torch.Tensor = layer.get_base_layer().weight.detach()
         delta = after - before if delta is None else delta
         stored = after.to(dtype)
@@ -102,9 +105,28 @@ def _merge_layers(model: PeftModel, dtype: torch.dtype) -> tuple[dict[str, float
     return losses, has_update
 
 
+def merge_layer(layer: Any, *, safe_merge: bool) -> None:
+    """PEFT's merge of one layer.
+
+    Raises:
+        AdapterError: Its method has none.
+    """
+    try:
+        layer.merge(safe_merge=safe_merge)
+    except NotImplementedError as error:
+        raise AdapterError(
+            f"PEFT cannot merge a {type(layer).__module__.split('.')[-2]} layer into its base; load the adapter "
+            "beside the base instead"
+        ) from error
+
+
+def _merge_no_more(*, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+    """In the place of a merged layer's `merge`."""
+
+
 def _delta(layer: Any) -> torch.Tensor | None:
-    """The plain low-rank update, or None for a variant (DoRA) that also rescales the base."""
-    if getattr(layer, "lora_variant", None):
+    """The plain low-rank update, or None for a variant (DoRA) or another method, which PEFT computes otherwise."""
+    if not isinstance(layer, LoraLayer) or getattr(layer, "lora_variant", None):
         return None
     delta: torch.Tensor = layer.get_delta_weight(layer.active_adapters[0])
     return delta.detach()

@@ -40,6 +40,7 @@ from loratory.adapter.prepared import PreparedMerge, rounding_notes
 from loratory.adapter.probes import streamed_logits
 from loratory.adapter.quantised_base import quantization_of
 from loratory.adapter.skeleton import open_skeleton
+from loratory.adapter.streamed import streaming_obstacle
 from loratory.adapter.streamed_merge import QuantisedBase, StreamedSource, prepare_streamed
 from loratory.config import ModelConfig, QuantizationConfig
 from loratory.data.contract import tokenizer_sha256
@@ -175,6 +176,8 @@ def _prepare(
     quantised: QuantisedTraining,
 ) -> tuple[PreparedMerge, AdapterFiles]:
     skeleton = open_skeleton(base)
+    if not isinstance(skeleton, str) and (obstacle := streaming_obstacle(read_lora_file(adapter_dir))):
+        skeleton = obstacle
     if isinstance(skeleton, str):
         section = base.model_copy(update={"dtype": "float32"})
         loaded = load_model(section, device=device, trust_remote_code=trust_remote_code)
@@ -207,7 +210,7 @@ def _merged_logits(
     skeleton = open_skeleton(section)
     if isinstance(skeleton, str):
         return probe_logits(load_model(section, device=device, trust_remote_code=trust_remote_code).model, prompts)
-    return streamed_logits(skeleton.model, skeleton.parameters, skeleton.read, prompts, skeleton.read_rows)
+    return streamed_logits(skeleton.model, skeleton.parameters, skeleton.original, prompts)
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

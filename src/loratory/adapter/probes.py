@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loratory.adapter.base_form import BaseForm
 from loratory.adapter.certificate import probe_logits
-from loratory.adapter.skeleton import ReadRows, ReadWeight, streaming
+from loratory.adapter.skeleton import streaming
 
 MAX_PROBE_TOKENS = 1024
 MAX_LOGIT_BYTES = 24 << 20
@@ -47,12 +48,8 @@ def probe_prompts(
 
 
 def streamed_logits(
-    model: nn.Module,
-    parameters: Mapping[int, str],
-    read: ReadWeight,
-    prompts: Sequence[Sequence[int]],
-    rows: ReadRows | None = None,
+    model: nn.Module, parameters: Mapping[int, str], form: BaseForm, prompts: Sequence[Sequence[int]]
 ) -> list[torch.Tensor]:
     """`probe_logits` of a skeleton: each layer's weights are in memory only while it works."""
-    with streaming(model, parameters, read, rows):
+    with streaming(model, parameters, form):
         return probe_logits(model, prompts)

@@ -5,14 +5,14 @@ from what was trained by the quantisation error. Source: Dettmers et al., "QLoRA
 """
 
 import importlib.util
-from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from loratory.adapter.skeleton import ReadWeight
+from loratory.adapter.base_form import BaseForm
 from loratory.config import QuantizationConfig
 from loratory.errors import MissingExtraError
 
@@ -40,11 +40,11 @@ def quantization_of(name: str) -> QuantizationConfig:
     return QuantizationConfig(load_in_4bit=True, bnb_4bit_quant_type=name)
 
 
-def dequantised(read: ReadWeight, names: Collection[str], section: QuantizationConfig) -> ReadWeight:
-    """A reader that gives the named weights as the quantised base holds them.
+def dequantised(original: BaseForm, names: frozenset[str], section: QuantizationConfig) -> BaseForm:
+    """The form in which the quantised base holds its weights.
 
     Args:
-        read: Reads the original weights.
+        original: The original weights.
         names: Full names of the quantised weights.
         section: The format.
 
@@ -55,12 +55,12 @@ def dequantised(read: ReadWeight, names: Collection[str], section: QuantizationC
         raise MissingExtraError("Merging an adapter that was trained on a 4-bit base", "quantization")
 
     def read_dequantised(name: str) -> torch.Tensor:
-        weight = read(name)
+        weight = original.read(name)
         if name not in names:
             return weight
         return _through_int8(weight) if section.load_in_8bit else _through_4bit(weight, section)
 
-    return read_dequantised
+    return replace(original, read=read_dequantised, whole=original.whole | names)
 
 
 def _through_4bit(weight: torch.Tensor, section: QuantizationConfig) -> torch.Tensor:

@@ -78,19 +78,26 @@ class ShardReader:
 
     def float32(self, name: str, rows: slice | None = None) -> torch.Tensor:
         """A floating point tensor, or rows of it, in float32; converted piece by piece."""
-        stored = self.tensors[name]
-        dtype = DTYPES[stored.code]
-        shape, row = stored.shape, _row(stored.shape)
+        shape, row = self.tensors[name].shape, _row(self.tensors[name].shape)
         start, stop, _ = (rows or slice(None)).indices(shape[0] if shape else 1)
         result = torch.empty((stop - start) * row, dtype=torch.float32)
+        done = 0
+        for block in self.blocks(name, start * row, stop * row):
+            result[done : done + block.numel()] = block
+            done += block.numel()
+        return result.view((stop - start, *shape[1:]) if shape else ())
+
+    def blocks(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+        """The numbers `start` to `stop` of a floating point tensor, in its own format, flat and piece by piece."""
+        stored = self.tensors[name]
+        dtype = DTYPES[stored.code]
+        stop = math.prod(stored.shape) if stop is None else stop
         step = max(1, CHUNK_BYTES // dtype.itemsize)
         with stored.file.open("rb", buffering=0) as file:
-            for first in range(0, result.numel(), step):
-                count = min(step, result.numel() - first)
-                piece = torch.empty(count, dtype=dtype)
-                _read_into(file.fileno(), piece, stored.offset + (start * row + first) * dtype.itemsize)
-                result[first : first + count] = piece
-        return result.view((stop - start, *shape[1:]) if shape else ())
+            for first in range(start, stop, step):
+                piece = torch.empty(min(step, stop - first), dtype=dtype)
+                _read_into(file.fileno(), piece, stored.offset + first * dtype.itemsize)
+                yield piece
 
     def raw(self, name: str) -> Iterator[bytes]:
         """The tensor's bytes as they are stored."""

@@ -16,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel
 
+from loratory.adapter.base_form import BaseForm, ReadWeight
 from loratory.adapter.shards import ShardReader
 from loratory.config import ModelConfig
 from loratory.errors import ModelError
@@ -25,10 +26,6 @@ from loratory.model.source import first_line, locate_model, read_config_dict, sn
 from loratory.model.task import MAPPINGS, choose_task
 from loratory.model.uneven import uneven_class
 
-ReadWeight = Callable[[str], torch.Tensor]
-"""Full parameter name -> its float32 value."""
-ReadRows = Callable[[str, slice], torch.Tensor]
-"""Full parameter name and rows -> their float32 value."""
 LARGE_NUMBERS = 16 << 20
 BLOCK_NUMBERS = 4 << 20
 
@@ -61,9 +58,10 @@ class Skeleton:
         """A parameter's value from the files, float32."""
         return self.reader.float32(self.names[name])
 
-    def read_rows(self, name: str, rows: slice) -> torch.Tensor:
-        """Rows of a parameter from the files, float32."""
-        return self.reader.float32(self.names[name], rows)
+    @property
+    def original(self) -> BaseForm:
+        """The weights as the files hold them."""
+        return BaseForm(self.read, lambda name, rows: self.reader.float32(self.names[name], rows))
 
 
 def open_skeleton(section: ModelConfig) -> Skeleton | str:
@@ -107,24 +105,21 @@ def open_skeleton(section: ModelConfig) -> Skeleton | str:
 
 
 @contextmanager
-def streaming(
-    model: nn.Module, parameters: Mapping[int, str], read: ReadWeight, rows: ReadRows | None = None
-) -> Iterator[None]:
+def streaming(model: nn.Module, parameters: Mapping[int, str], form: BaseForm) -> Iterator[None]:
     """Within: each layer reads its weights when it is called and drops them after.
 
     Args:
         model: A skeleton's model, adapted or not.
         parameters: The skeleton's.
-        read: Gives a weight.
-        rows: Gives rows of a weight, so that large plain embeddings and heads are never whole in memory.
+        form: Gives the weights; those of large plain layers by rows, so that they are never whole in memory.
     """
     with ExitStack() as stack:
         for unit, inside in units(model, parameters):
-            if rows is not None and type(unit) in (nn.Linear, nn.Embedding) and inside[0][1].numel() > LARGE_NUMBERS:
-                unit.forward = _by_rows(unit, dict(inside), read, rows)
+            if _is_large(unit, inside) and form.whole.isdisjoint(name for name, _ in inside):
+                unit.forward = _by_rows(unit, dict(inside), form)
                 stack.callback(unit.__dict__.pop, "forward")
                 continue
-            filled = _Filled(inside, read)
+            filled = _Filled(inside, form.read)
             stack.callback(unit.register_forward_pre_hook(filled.fill).remove)
             stack.callback(unit.register_forward_hook(filled.empty, always_call=True).remove)
         yield
@@ -157,24 +152,27 @@ def filled(inside: Sequence[tuple[str, nn.Parameter]], read: ReadWeight) -> Iter
         state.empty()
 
 
+def _is_large(unit: nn.Module, inside: Sequence[tuple[str, nn.Parameter]]) -> bool:
+    return type(unit) in (nn.Linear, nn.Embedding) and inside[0][1].numel() > LARGE_NUMBERS
+
+
 def _by_rows(
-    unit: nn.Module, inside: Mapping[str, nn.Parameter], read: ReadWeight, rows: ReadRows
+    unit: nn.Module, inside: Mapping[str, nn.Parameter], form: BaseForm
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """What the layer computes, from a block of rows at a time, or from the rows that are looked up."""
     name = next(iter(inside))
-    bias = next((read(key) for key in list(inside)[1:]), None)
+    bias = next((form.read(key) for key in list(inside)[1:]), None)
     num_rows, width = inside[name].shape
 
     def look_up(ids: torch.Tensor) -> torch.Tensor:
         wanted, places = torch.unique(ids, return_inverse=True)
-        found = torch.cat([rows(name, slice(row, row + 1)) for row in wanted.tolist()])
+        found = torch.cat([form.read_rows(name, slice(row, row + 1)) for row in wanted.tolist()])
         return found[places]
 
     def multiply(hidden: torch.Tensor) -> torch.Tensor:
         result = hidden.new_empty(*hidden.shape[:-1], num_rows)
-        step = max(1, BLOCK_NUMBERS // width)
-        for start in range(0, num_rows, step):
-            result[..., start : start + step] = hidden @ rows(name, slice(start, start + step)).T
+        for rows, weight in form.by_rows(name, num_rows, step=max(1, BLOCK_NUMBERS // width)):
+            result[..., rows] = hidden @ weight.T
         return result if bias is None else result + bias
 
     return look_up if isinstance(unit, nn.Embedding) else multiply

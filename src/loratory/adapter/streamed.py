@@ -15,14 +15,19 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 
+from loratory.adapter.base_form import BaseForm
+from loratory.adapter.fold import merge_layer
 from loratory.adapter.load import AdapterFiles, apply_adapter
+from loratory.adapter.peft_file import LoraFile
 from loratory.adapter.shards import CODES, DTYPES, Entry
-from loratory.adapter.skeleton import ReadWeight, Skeleton, filled
+from loratory.adapter.skeleton import Skeleton, filled
 from loratory.adapter.stack import ADAPTER, PREFIX
 from loratory.errors import AdapterError, IntegrityError
 
 BLOCK_NUMBERS = 2 << 20
 WRAPPERS = ("base_layer.", "original_module.", "token_adapter.")
+FROM_WEIGHTS = frozenset({"adamss", "frod", "osf", "psoft"})
+"""Methods whose layers are made from the base's weights, which a skeleton does not have at that time."""
 
 
 @dataclass(slots=True)
@@ -47,7 +52,7 @@ class StreamedAdapter:
         adapted: The adapted model, without weights of the base.
         layers: Full parameter name -> the adapter layer that changes it.
         replaced: Full parameter name -> its new value, for biases and modules trained in full.
-        base: Reads a weight of the base.
+        base: The base's weights.
         rounding: Filled while tensors are merged.
     """
 
@@ -55,7 +60,7 @@ class StreamedAdapter:
     adapted: PeftModel
     layers: dict[str, BaseTunerLayer]
     replaced: dict[str, torch.Tensor]
-    base: ReadWeight
+    base: BaseForm
     rounding: dict[str, Rounding] = field(default_factory=dict)
 
     @property
@@ -63,9 +68,10 @@ class StreamedAdapter:
         """Full names of the parameters that the adapter changes."""
         return {*self.layers, *self.replaced}
 
-    def on_base(self, name: str) -> torch.Tensor:
-        """A weight as the adapter's layers need it below them: the base's, or the bias that was trained."""
-        return self.replaced[name] if name in self.replaced else self.base(name)
+    @property
+    def below(self) -> BaseForm:
+        """Weights as the adapter's layers need them below them: the base's, or the biases that were trained."""
+        return self.base.with_values(self.replaced)
 
     def blocks(self, name: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """A merged weight in float32, in blocks of rows, each with its update."""
@@ -76,24 +82,27 @@ class StreamedAdapter:
                 yield from self._merge_layer(layer, name)
             else:
                 left_OR, right_RI = factors
-                yield from _low_rank_blocks(self.base(name), left_OR, right_RI)
+                step = max(1, BLOCK_NUMBERS // max(1, right_RI.shape[1]))
+                for rows, weight in self.base.by_rows(name, len(left_OR), step=step):
+                    update = left_OR[rows] @ right_RI
+                    yield weight + update, update
         else:
             value = self.replaced[name].float()
-            yield value, value - self.base(name)
+            yield value, value - self.base.read(name)
 
     def _merge_layer(self, layer: Any, name: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         inside = [(self.skeleton.parameters[id(p)], p) for p in layer.parameters() if self._is_base(p)]
-        with filled(inside, self.on_base), torch.no_grad():
-            layer.merge(safe_merge=False)
+        with filled(inside, self.below.read), torch.no_grad():
+            merge_layer(layer, safe_merge=False)
             merged = dict(layer.get_base_layer().named_parameters())[name.rsplit(".", 1)[-1]].detach()
             _forget_merge(layer)
-        yield merged, merged - self.base(name)
+        yield merged, merged - self.base.read(name)
 
     def _is_base(self, parameter: torch.Tensor) -> bool:
         return id(parameter) in self.skeleton.parameters
 
 
-def put_on_skeleton(skeleton: Skeleton, files: AdapterFiles, base: ReadWeight | None = None) -> StreamedAdapter:
+def put_on_skeleton(skeleton: Skeleton, files: AdapterFiles) -> StreamedAdapter:
     """Put an adapter on a skeleton, whose model is changed.
 
     Raises:
@@ -116,7 +125,14 @@ def put_on_skeleton(skeleton: Skeleton, files: AdapterFiles, base: ReadWeight | 
             f"adapter {files.path}: its method changes no weights of the base (prompts, prefixes), so there is "
             "nothing to merge; load it beside the base instead"
         )
-    return StreamedAdapter(skeleton, adapted, layers, replaced, base or skeleton.read)
+    return StreamedAdapter(skeleton, adapted, layers, replaced, skeleton.original)
+
+
+def streaming_obstacle(config: LoraFile) -> str | None:
+    """Why an adapter cannot be put on a skeleton, or None when it can."""
+    if config.method in FROM_WEIGHTS:
+        return f"{config.method} makes its layers from the base's weights"
+    return None
 
 
 def low_rank(layer: Any, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -194,10 +210,10 @@ def _pieces(
     if name in merged.changed:
         return lambda: _merged_pieces(merged, name, DTYPES[code])
     if is_rewritten:
-        return lambda: _cast_pieces(merged.base(name), name, DTYPES[code])
+        return lambda: _cast_pieces(merged.base.read(name), name, DTYPES[code])
     if code == reader.tensors[stored].code:
         return lambda: reader.raw(stored)
-    return lambda: _cast_pieces(reader.float32(stored), name, DTYPES[code])
+    return lambda: (_cast(block, name, DTYPES[code]) for block in reader.blocks(stored))
 
 
 def _is_own(name: str, stored: str) -> bool:
@@ -235,15 +251,6 @@ def _cast(value: torch.Tensor, name: str, dtype: torch.dtype) -> torch.Tensor:
             f"format {torch.finfo(dtype).max:.3g}. Nothing was published; merge to bfloat16 or float32"
         )
     return stored
-
-
-def _low_rank_blocks(
-    weight: torch.Tensor, left_OR: torch.Tensor, right_RI: torch.Tensor
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    rows = max(1, BLOCK_NUMBERS // max(1, weight.shape[1]))
-    for start in range(0, weight.shape[0], rows):
-        update = left_OR[start : start + rows] @ right_RI
-        yield weight[start : start + rows] + update, update
 
 
 def _replaced_biases(skeleton: Skeleton, files: AdapterFiles) -> dict[str, torch.Tensor]:

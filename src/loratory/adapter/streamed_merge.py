@@ -11,13 +11,14 @@ from typing import Literal
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from loratory.adapter.base_form import BaseForm
 from loratory.adapter.certificate import BaseChoice, Measurement, measure
 from loratory.adapter.load import AdapterFiles
 from loratory.adapter.prepared import PreparedMerge, Written, stop_at_template
 from loratory.adapter.probes import probe_prompts, streamed_logits
 from loratory.adapter.quantised_base import dequantised, quantised_names
 from loratory.adapter.shards import CODES, DTYPES, ShardReader, write_index, write_shard
-from loratory.adapter.skeleton import ReadWeight, Skeleton
+from loratory.adapter.skeleton import Skeleton
 from loratory.adapter.stack import PREFIX
 from loratory.adapter.streamed import (
     StreamedAdapter,
@@ -78,11 +79,11 @@ def prepare_streamed(
     name = main_dtype(skeleton.reader) if dtype == "auto" else dtype
     prompts = probe_prompts(source.tokenizer, skeleton.model, probes)
     files = without_copies(source.files, skeleton)
-    forms: dict[str, ReadWeight] = {"original": skeleton.read}
+    forms = {"original": skeleton.original}
     if quantization is not None and quantization.is_active:
         quantised = quantised_names(skeleton.model)
-        forms["dequantised"] = dequantised(skeleton.read, quantised, quantization)
-    bare = {form: streamed_logits(skeleton.model, skeleton.parameters, read, prompts) for form, read in forms.items()}
+        forms["dequantised"] = dequantised(skeleton.original, quantised, quantization)
+    bare = {name: streamed_logits(skeleton.model, skeleton.parameters, form, prompts) for name, form in forms.items()}
     merged = put_on_skeleton(skeleton, files)
     choice, notes = None, files.warnings
     if len(forms) > 1:
@@ -147,29 +148,23 @@ def without_copies(files: AdapterFiles, skeleton: Skeleton) -> AdapterFiles:
     return replace(files, tensors=kept)
 
 
-def _adapted_logits(merged: StreamedAdapter, base: ReadWeight, prompts: list[list[int]]) -> list[torch.Tensor]:
-    on_base = replace(merged, base=base).on_base
-    # Rows come from the files as they are, so only where nothing changes the weights on the way.
-    is_plain = base == merged.skeleton.read and not merged.replaced
-    rows = merged.skeleton.read_rows if is_plain else None
-    return streamed_logits(merged.adapted, merged.skeleton.parameters, on_base, prompts, rows)
+def _adapted_logits(merged: StreamedAdapter, base: BaseForm, prompts: list[list[int]]) -> list[torch.Tensor]:
+    below = replace(merged, base=base).below
+    return streamed_logits(merged.adapted, merged.skeleton.parameters, below, prompts)
 
 
 def _choose(
     merged: StreamedAdapter,
-    forms: dict[str, ReadWeight],
+    forms: dict[str, BaseForm],
     prompts: list[list[int]],
     dtype: torch.dtype,
     wanted: QuantisedBase,
 ) -> BaseChoice:
     """Measure the adapter on both forms of its base, rounded to the output format, against what was trained."""
-
-    def rounded(read: ReadWeight) -> ReadWeight:
-        return lambda name: read(name).to(dtype).float()
-
     trained = _adapted_logits(merged, forms["dequantised"], prompts)
     found: dict[str, Measurement] = {
-        form: measure(trained, _adapted_logits(merged, rounded(read), prompts), prompts) for form, read in forms.items()
+        name: measure(trained, _adapted_logits(merged, form.rounded(dtype), prompts), prompts)
+        for name, form in forms.items()
     }
     better = min(found, key=lambda form: found[form].mean_kl_nats)
     return BaseChoice(better if wanted == "auto" else wanted, found["original"], found["dequantised"])

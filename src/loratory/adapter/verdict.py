@@ -10,13 +10,14 @@ import torch
 
 from loratory.adapter.findings import Findings
 from loratory.adapter.inspect import AdapterCard, describe_adapter
-from loratory.adapter.load import AdapterFiles, read_adapter
+from loratory.adapter.load import AdapterFiles, apply_adapter, read_adapter
 from loratory.adapter.skeleton import Skeleton, open_skeleton
-from loratory.adapter.streamed import StreamedAdapter, put_on_skeleton
+from loratory.adapter.streamed import StreamedAdapter, put_on_skeleton, streaming_obstacle
 from loratory.adapter.streamed_merge import without_copies
 from loratory.config import ModelConfig
 from loratory.errors import LoratoryError
 from loratory.model.identity import hash_files, weight_files
+from loratory.model.load import load_model
 
 MAX_SCALE = 32.0
 MIN_SCALE = 1 / 64
@@ -61,7 +62,11 @@ def examine_adapter(path: Path, base: ModelConfig | None = None) -> AdapterExami
     _look_at_base(findings, files, card, skeleton)
     _look_at_effect(findings, card)
     shares: dict[str, float] = {}
-    if isinstance(skeleton, Skeleton):
+    if base is not None and isinstance(skeleton, Skeleton) and (obstacle := streaming_obstacle(files.config)):
+        with findings.collecting("shapes"):
+            apply_adapter(load_model(base).model, files, trainable=False)
+            findings.add("shapes", "fine", f"fits the base, which was loaded whole ({obstacle})")
+    elif isinstance(skeleton, Skeleton):
         with findings.collecting("shapes"):
             merged = put_on_skeleton(skeleton, without_copies(files, skeleton))
             findings.add("shapes", "fine", f"fits the base: {len(merged.changed)} weights are changed")
@@ -76,7 +81,7 @@ def relative_sizes(merged: StreamedAdapter) -> dict[str, float]:
     """||dW|| / ||W|| of each changed weight, by full name."""
     shares = {}
     for name in sorted(merged.changed):
-        update, size = 0.0, merged.base(name).double().square().sum().item()
+        update, size = 0.0, merged.base.read(name).double().square().sum().item()
         for _, part in merged.blocks(name):
             update += part.double().square().sum().item()
         shares[name] = (update / size) ** 0.5 if size > 0 else (0.0 if update == 0 else float("inf"))
