@@ -98,12 +98,13 @@ def html_table(table: Table, *, label: str = "") -> str:
             order = "" if cell.order is None else f' data-v="{cell.order:.9g}"'
             cells.append(f"<td{' class=n' if is_number else ''}{order}>{escape(cell.text)}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
+    head = f"<thead><tr>{''.join(heads)}</tr></thead>" if any(table.header) else ""
     kind = ' class="sortable"' if table.is_sortable else ""
     region = escape(label or table.caption, quote=True)
     tall = " tall" if len(rows) > 16 else ""
     return (
         f'<div class="scroll{tall}" tabindex="0" role="region" aria-label="{region}"><table{kind}>'
-        f"<caption>{escape(table.caption)}</caption><thead><tr>{''.join(heads)}</tr></thead>"
+        f"<caption>{escape(table.caption)}</caption>{head}"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 

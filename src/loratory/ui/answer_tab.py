@@ -19,7 +19,7 @@ def add_answer_tab(laboratory: Laboratory) -> Any:
         wanted = gr.Dropdown(list(FILTERS), value=FILTERS[0], label="Rows", elem_id="answer-filter", scale=1)
         words = gr.Textbox(label="Search", elem_id="answer-search", scale=2)
         page = gr.Number(1, label="Page", minimum=1, precision=0, elem_id="answer-page", scale=0, min_width=110)
-    shown = gr.HTML(js_on_load=None, elem_id="answers-shown")
+    shown = gr.HTML(js_on_load=None, apply_default_css=False, elem_id="answers-shown")
 
     def find(names: list[str] | None, wanted: str, words: str, page: int | None) -> str:
         if not names:

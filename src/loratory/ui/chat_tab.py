@@ -13,25 +13,27 @@ def add_chat_tab(laboratory: Laboratory) -> Any:
     """Add the tab's content; returns what chooses the run."""
     import gradio as gr
 
-    with gr.Row(equal_height=True):
+    with gr.Row(equal_height=False):
         run = gr.Dropdown(list(laboratory.runs.names()), value=None, label="Run", elem_id="chat-run", scale=3)
         system = gr.Textbox(label="System prompt (empty: the run's own)", scale=4)
-        tokens = gr.Slider(8, 1024, 128, step=8, label="Longest answer, tokens", scale=2)
-        opening = gr.Button("Open", variant="primary", elem_id="chat-open", scale=0, min_width=100)
-        closing = gr.Button("Close", elem_id="chat-close", scale=0, min_width=100)
-    said = gr.HTML(js_on_load=None, elem_id="chat-said")
+        tokens = gr.Number(
+            128, minimum=1, maximum=4096, precision=0, label="Longest answer, tokens", scale=1, min_width=190
+        )
+        opening = gr.Button("Open", variant="primary", elem_id="chat-open", elem_classes="low", scale=0, min_width=100)
+        closing = gr.Button("Close", elem_id="chat-close", elem_classes="low", scale=0, min_width=100)
+    said = gr.HTML(js_on_load=None, apply_default_css=False, elem_id="chat-said")
     with gr.Row():
         base = _panel("Base", "chat-base")
         adapter = _panel("Adapter", "chat-adapter")
     with gr.Row():
         question = gr.Textbox(show_label=False, placeholder="Ask both", elem_id="chat-question", scale=6)
-        ask = gr.Button("Ask", variant="primary", elem_id="chat-ask", scale=0, min_width=100)
-        forget = gr.Button("Forget", elem_id="chat-forget", scale=0, min_width=100)
+        ask = gr.Button("Ask", variant="primary", elem_id="chat-ask", elem_classes="low", scale=0, min_width=100)
+        forget = gr.Button("Forget", elem_id="chat-forget", elem_classes="low", scale=0, min_width=100)
     panels = [base, adapter]
 
-    def open_run(name: str | None, system: str, tokens: float) -> list[Any]:
+    def open_run(name: str | None, system: str, tokens: int | None) -> list[Any]:
         try:
-            laboratory.talk.open(laboratory.runs.path(name or ""), system=system, max_new_tokens=int(tokens))
+            laboratory.talk.open(laboratory.runs.path(name or ""), system=system, max_new_tokens=tokens or 128)
         except LoratoryError as error:
             return [problem_html(str(error)), [], []]
         rest = "base and adapter answer" if laboratory.talk.has_base else "the trained model answers; it has no adapter"

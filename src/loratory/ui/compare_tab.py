@@ -12,13 +12,15 @@ def add_compare_tab(laboratory: Laboratory) -> Any:
     """Add the tab's content; returns what chooses the runs."""
     import gradio as gr
 
-    with gr.Row(equal_height=True):
+    with gr.Row(equal_height=False):
         runs = gr.Dropdown(
             list(laboratory.runs.names()), multiselect=True, label="Runs", elem_id="compare-runs", scale=4
         )
-        go = gr.Button("Compare", variant="primary", elem_id="compare", scale=0, min_width=140)
-        report = gr.Button("Report", link_target="_blank", interactive=False, scale=0, min_width=140)
-    shown = gr.HTML(js_on_load=None, elem_id="comparison")
+        go = gr.Button("Compare", variant="primary", elem_id="compare", elem_classes="low", scale=0, min_width=140)
+        report = gr.Button(
+            "Report", link_target="_blank", interactive=False, elem_classes="low", scale=0, min_width=140
+        )
+    shown = gr.HTML(js_on_load=None, apply_default_css=False, elem_id="comparison")
 
     def compare(names: list[str] | None) -> list[Any]:
         if not names:

@@ -26,10 +26,10 @@ def add_draft_tab(laboratory: Laboratory) -> Any:
             with gr.Row():
                 plan = gr.Button("Plan", elem_id="plan")
                 start = gr.Button("Start", variant="primary", elem_id="start")
-            gr.HTML(f'<div class="lab"><p class="soft">{HINT}</p></div>', js_on_load=None)
+            gr.HTML(f'<div class="lab"><p class="soft">{HINT}</p></div>', js_on_load=None, apply_default_css=False)
         with gr.Column(scale=3, min_width=420):
-            found = gr.HTML(js_on_load=None, elem_id="faults")
-            shown = gr.HTML(js_on_load=None, elem_id="plan-shown")
+            found = gr.HTML(js_on_load=None, apply_default_css=False, elem_id="faults")
+            shown = gr.HTML(js_on_load=None, apply_default_css=False, elem_id="plan-shown")
 
     def begin(name: str | None) -> Any:
         try:
@@ -52,7 +52,7 @@ def add_draft_tab(laboratory: Laboratory) -> Any:
 
     quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last"}
     origin.input(begin, origin, text, **quick)
-    text.change(lambda text: faults_html(faults(text)), text, found, **quick)
+    text.change(lambda text: [faults_html(faults(text)), ""], text, [found, shown], **quick)
     plan.click(show_plan, text, shown, api_visibility="private")
     start.click(launch, text, shown, api_visibility="private")
     return origin

@@ -50,7 +50,11 @@ def _row_html(row: RunRow, *, is_chosen: bool, now_s: float) -> str:
         return format(row.latest[key], form) if key in row.latest else "–"
 
     share = row.progress
-    bar = "–" if share is None else f'<progress max="1" value="{share:.3f}"></progress> {100 * share:.0f} %'
+    bar = (
+        "–"
+        if share is None
+        else f'<span class="bar"><i style="width:{100 * share:.0f}%"></i></span> {100 * share:.0f} %'
+    )
     age = f"{seconds_words(max(0.0, float(round(now_s - row.changed_s))))} ago" if row.changed_s else "–"
     name = escape(row.name, quote=True)
     cells = (
@@ -92,7 +96,7 @@ def _figure(key: str, words: str, points: Sequence[tuple[float, float]]) -> str:
     if key == "loss" and len(points) > _SMOOTHED_FROM:
         lines.insert(0, Series("each logged step", thin(points, 400), "c0 raw"))
     value = format(points[-1][1], {"tokens_per_s": ",.0f", "learning_rate": ".3g"}.get(key, ".4f"))
-    chart = line_chart(words, lines, x_label="step", y_label=words.lower())
+    chart = line_chart(words, lines, x_label="step", y_label="")
     return f"<figure><figcaption>{words}, now <b>{value}</b></figcaption>{chart}</figure>"
 
 

@@ -25,7 +25,7 @@ def make_page(laboratory: Laboratory) -> "gr.Blocks":
     import gradio as gr
 
     with gr.Blocks(title="loratory", analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(_heading(laboratory), js_on_load=None)
+        gr.HTML(_heading(laboratory), js_on_load=None, apply_default_css=False)
         timer = gr.Timer(REFRESH_S)
         names = gr.State(list(laboratory.runs.names()))
         choosers: list[Any] = []

@@ -31,14 +31,14 @@ def add_run_tab(laboratory: Laboratory, page: "gr.Blocks", timer: "gr.Timer") ->
     import gradio as gr
 
     chosen = gr.State(None)
-    listed = gr.HTML(js_on_load=CHOOSE, elem_id="run-list")
+    listed = gr.HTML(js_on_load=CHOOSE, apply_default_css=False, elem_id="run-list")
     with gr.Column(visible=False) as detail:
-        shown = gr.HTML(js_on_load=None, elem_id="run-detail")
+        shown = gr.HTML(js_on_load=None, apply_default_css=False, elem_id="run-detail")
         with gr.Row():
             stop = gr.Button("Stop", variant="stop", elem_id="stop", scale=0, min_width=120)
             resume = gr.Button("Resume", variant="primary", elem_id="resume", scale=0, min_width=120)
             report = gr.Button("Report", link="/report", link_target="_blank", elem_id="report", scale=0, min_width=120)
-        said = gr.HTML(js_on_load=None, elem_id="run-said")
+        said = gr.HTML(js_on_load=None, apply_default_css=False, elem_id="run-said")
         with gr.Accordion("Output of the training process", open=False):
             log = gr.Textbox(show_label=False, lines=12, max_lines=24, interactive=False, elem_id="run-log")
         with gr.Accordion("Run file", open=False):
