@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from loratory.errors import ConfigError
-from loratory.infer.sampling import Sampling, draw_tokens, row_uniforms
+from loratory.infer.sampling import Sampling, _draw_from_all, _draw_from_head, draw_tokens, row_uniforms
 
 # Probabilities 0.5, 0.3, 0.15, 0.05 at tokens 2, 0, 3, 1.
 LOGITS = torch.tensor([[0.3, 0.05, 0.5, 0.15]]).log()
@@ -32,6 +32,30 @@ def test_top_p_keeps_the_token_that_reaches_it() -> None:
 
 def test_low_temperature_is_greedy() -> None:
     assert {draw(u / 100, Sampling(temperature=0.01)) for u in range(100)} == {2}
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])
+@pytest.mark.parametrize("top_k", [0, 1, 40, 400, 999, 1000])
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 30.0])
+def test_drawing_from_the_head_is_drawing_from_the_sorted_vocabulary(
+    temperature: float, top_k: int, top_p: float
+) -> None:
+    # Rounding makes many logits equal; rows go from a single likely token to almost even ones.
+    generator = torch.Generator().manual_seed(7)
+    spread_B1 = torch.logspace(-2, 1.3, 200).unsqueeze(1)
+    logits = (torch.randn(200, 1000, generator=generator) * spread_B1).bfloat16()
+    uniforms = torch.rand(200, generator=generator, dtype=torch.float64)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    assert torch.equal(draw_tokens(logits, uniforms, sampling), _draw_from_all(logits, uniforms, sampling))
+
+
+def test_most_draws_need_the_head_alone() -> None:
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(200, 5000, generator=generator) * 4
+    uniforms = torch.rand(200, generator=generator, dtype=torch.float64)
+    for sampling in (Sampling(), Sampling(top_p=0.9), Sampling(top_k=50)):
+        _, is_certain = _draw_from_head(logits, uniforms, sampling, 256)
+        assert is_certain.float().mean() > 0.85
 
 
 def test_shares_follow_the_distribution() -> None:

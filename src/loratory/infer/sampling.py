@@ -7,6 +7,9 @@ import torch
 
 from loratory.errors import ConfigError
 
+_HEAD_TOKENS = 256
+"""Almost every draw falls among so many of the likeliest tokens; then the whole vocabulary need not be sorted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -59,18 +62,68 @@ def draw_tokens(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, sampling: Sam
     Returns:
         Token ids, int64 [B].
     """
-    scaled_BV = logits_BV.double() / sampling.temperature
-    sorted_BV, order_BV = scaled_BV.sort(dim=-1, descending=True, stable=True)
+    uniforms_B = uniforms_B.to(logits_BV.device)
+    num_head = max(_HEAD_TOKENS, sampling.top_k + 1)
+    if logits_BV.shape[1] <= num_head:
+        return _draw_from_all(logits_BV, uniforms_B, sampling)
+    tokens_B, is_certain_B = _draw_from_head(logits_BV, uniforms_B, sampling, num_head)
+    if not is_certain_B.all():
+        rest_N = (~is_certain_B).nonzero().squeeze(1)
+        tokens_B[rest_N] = _draw_from_all(logits_BV[rest_N], uniforms_B[rest_N], sampling)
+    return tokens_B
+
+
+def _draw_from_all(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """`draw_tokens` over the whole vocabulary, sorted; equal logits in the order of their ids."""
+    sorted_BV, order_BV = (logits_BV.double() / sampling.temperature).sort(dim=-1, descending=True, stable=True)
     if sampling.top_k:
         sorted_BV = sorted_BV[:, : sampling.top_k]
-    probabilities_BV = sorted_BV.softmax(dim=-1)
-    if sampling.top_p < 1:
-        before_BV = probabilities_BV.cumsum(dim=-1) - probabilities_BV
-        # The likeliest token has nothing before it and always stays.
-        probabilities_BV = probabilities_BV.masked_fill(before_BV >= sampling.top_p, 0.0)
+    probabilities_BV = _nucleus(sorted_BV.softmax(dim=-1), sampling.top_p)
     cumulative_BV = probabilities_BV.cumsum(dim=-1)
-    targets_B1 = uniforms_B.to(cumulative_BV.device).unsqueeze(1) * cumulative_BV[:, -1:]
-    # right=True: the first place whose cumulative sum exceeds the target, so tokens of probability 0 are never drawn.
-    places_B1 = torch.searchsorted(cumulative_BV, targets_B1, right=True)
+    places_B1 = _places(cumulative_BV, uniforms_B.unsqueeze(1) * cumulative_BV[:, -1:])
     last_B1 = (probabilities_BV > 0).sum(dim=-1, keepdim=True) - 1
     return order_BV.gather(1, torch.minimum(places_B1, last_B1)).squeeze(1)
+
+
+def _draw_from_head(
+    logits_BV: torch.Tensor, uniforms_B: torch.Tensor, sampling: Sampling, num_head: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `_draw_from_all` draws, from the likeliest tokens alone; and the rows for which that is certain."""
+    order_BN = logits_BV.topk(num_head, dim=-1).indices.sort(dim=-1).values
+    scaled_BV = logits_BV.double() / sampling.temperature
+    sorted_BN, places_BN = scaled_BV.gather(1, order_BN).sort(dim=-1, descending=True, stable=True)
+    order_BN = order_BN.gather(1, places_BN)
+    # Which of equal logits are in the head is not certain at its end.
+    num_certain_B1 = (sorted_BN > sorted_BN[:, -1:]).sum(dim=-1, keepdim=True)
+    if sampling.top_k:
+        total_B1 = sorted_BN[:, : sampling.top_k].logsumexp(dim=-1, keepdim=True)
+        whole_BN = (sorted_BN - total_B1).exp()
+        whole_BN[:, sampling.top_k :] = 0.0
+        is_certain_B1 = num_certain_B1 >= sampling.top_k
+    else:
+        whole_BN = (sorted_BN - scaled_BV.logsumexp(dim=-1, keepdim=True)).exp()
+        is_certain_B1 = torch.ones_like(num_certain_B1, dtype=torch.bool)
+    probabilities_BN = _nucleus(whole_BN, sampling.top_p)
+    cumulative_BN = probabilities_BN.cumsum(dim=-1)
+    mass_B1 = cumulative_BN[:, -1:]
+    if not sampling.top_k:
+        # The head must hold the whole nucleus; without one, the mass is that of the whole vocabulary.
+        is_certain_B1 = (mass_B1 >= sampling.top_p) if sampling.top_p < 1 else is_certain_B1
+        mass_B1 = mass_B1 if sampling.top_p < 1 else torch.ones_like(mass_B1)
+    places_B1 = _places(cumulative_BN, uniforms_B.unsqueeze(1) * mass_B1)
+    is_certain_B1 = is_certain_B1 & (places_B1 < num_certain_B1)
+    return order_BN.gather(1, places_B1.clamp(max=num_head - 1)).squeeze(1), is_certain_B1.squeeze(1)
+
+
+def _nucleus(probabilities_BN: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Probabilities in falling order, those behind the nucleus 0."""
+    if top_p >= 1:
+        return probabilities_BN
+    before_BN = probabilities_BN.cumsum(dim=-1) - probabilities_BN
+    # The likeliest token has nothing before it and always stays.
+    return probabilities_BN.masked_fill(before_BN >= top_p, 0.0)
+
+
+def _places(cumulative_BN: torch.Tensor, targets_B1: torch.Tensor) -> torch.Tensor:
+    # right=True: the first place whose cumulative sum exceeds the target, so tokens of probability 0 are never drawn.
+    return torch.searchsorted(cumulative_BN, targets_B1, right=True)
