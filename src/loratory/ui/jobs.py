@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from loratory.errors import RunError
@@ -34,7 +35,11 @@ class Jobs:
 
     def rows(self) -> tuple[RunRow, ...]:
         """All runs as they are now; those at work first, then the latest."""
-        rows = [self.row(name) for name in self._runs.names()]
+        rows = []
+        for name in self._runs.names():
+            # A directory may be taken away while we look.
+            with suppress(RunError):
+                rows.append(self.row(name))
         return tuple(sorted(rows, key=lambda row: (not row.is_alive, -row.changed_s, row.name)))
 
     def row(self, name: str) -> RunRow:

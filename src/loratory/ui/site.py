@@ -81,8 +81,15 @@ def serve_site(door: Door, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT. Training goes on."""
     import uvicorn
 
+    class Server(uvicorn.Server):
+        """Ends by returning, whichever signal asked for it."""
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-    uvicorn.Server(server_config(door, ServerLimits())).run(sockets=[listener])
+    Server(server_config(door, ServerLimits())).run(sockets=[listener])
 
 
 def _add_reports(site: "FastAPI", laboratory: Laboratory) -> None:
