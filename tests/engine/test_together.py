@@ -1,9 +1,10 @@
-"""Several runs on one base: each is the run it would be alone, to the bit."""
+"""Several runs on one base: each is the run it would be alone; to the bit, or to rounding where passes are shared."""
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from loratory.config import RunConfig
+from loratory.engine import joint_pass
+from loratory.engine.joint_pass import compute_jointly, groups
 from loratory.engine.shared_base import shell_of
+from loratory.engine.step import JoinableStep
 from loratory.engine.together import RunOutcome, train_together
 from loratory.engine.training import run_training
-from loratory.errors import ConfigError, DataError
+from loratory.errors import ConfigError, DataError, NumericsError
 from loratory.model import load_model
 from loratory.run import read_metrics
 
@@ -63,6 +67,57 @@ def test_each_run_is_bit_for_bit_the_run_it_would_be_alone(make_config: MakeConf
         expected = weights(single)
         for name, tensor in weights(outcome).items():
             assert torch.equal(tensor, expected[name]), name
+
+
+def test_small_steps_share_passes_and_losses_are_those_of_the_runs_alone(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of one pass; one of the runs has dropout and another DoRA, so that they go by themselves."""
+    shared_by: list[int] = []
+
+    def counted(steps: Sequence[JoinableStep]) -> None:
+        shared_by.append(len(steps))
+        compute_jointly(steps)
+
+    monkeypatch.setattr("loratory.engine.together.compute_jointly", counted)
+    options: dict[str, Any] = {"train.micro_batch_size": None, "train.max_steps": 8}
+    shared = together([*named(make_config, "shared", **options), *named(make_config, "more", only=(0,), **options)])
+    singles = [alone(config) for config in named(make_config, "alone", **options)]
+    assert shared_by[1:8] == [3] * 7
+    for single, outcome in zip((*singles, singles[0]), shared, strict=True):
+        assert single.result is not None
+        assert outcome.result is not None, outcome.error
+        for one, other in zip(curve(outcome.result.run_dir), curve(single.result.run_dir), strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
+        expected = weights(single)
+        for name, tensor in weights(outcome).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-4, msg=name)
+
+
+def test_steps_are_grouped_in_their_order_up_to_the_limit_of_a_pass(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(num_tokens: int, max_tokens: int | None = None) -> Any:
+        return SimpleNamespace(
+            batch=SimpleNamespace(tree=SimpleNamespace(num_tokens=num_tokens)), max_tokens=max_tokens
+        )
+
+    monkeypatch.setattr(joint_pass, "MAX_TOKENS", 100)
+    sizes = [[s.batch.tree.num_tokens for s in group] for group in groups([step(60), step(40), step(1), step(300)])]
+    assert sizes == [[60, 40], [1], [300]]
+    assert [len(group) for group in groups([step(20), step(20, 30), step(20)])] == [1, 1, 1]
+
+
+def test_a_run_whose_loss_overflows_in_a_shared_pass_fails_alone(make_config: MakeConfig) -> None:
+    options: dict[str, Any] = {"train.micro_batch_size": None, "train.max_steps": 6, "train.max_grad_norm": 1e30}
+    healthy = named(make_config, "healthy", only=(0,), **options)[0]
+    wild = named(make_config, "wild", only=(0,), **{**options, "train.warmup_ratio": 0.0})[0]
+    wild = wild.model_copy(update={"train": wild.train.model_copy(update={"learning_rate": 1e30})})
+    first, second = together([wild, healthy])
+    assert isinstance(first.error, NumericsError)
+    expected = weights(alone(named(make_config, "alone", only=(0,), **options)[0]))
+    for name, tensor in weights(second).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-4, msg=name)
 
 
 def test_the_order_of_the_runs_does_not_matter(make_config: MakeConfig) -> None:

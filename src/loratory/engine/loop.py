@@ -17,7 +17,7 @@ from loratory.engine.row_source import RowSource
 from loratory.engine.saver import Saver
 from loratory.engine.schedule import RateSchedule
 from loratory.engine.signals import StopRequest
-from loratory.engine.step import StepResult, TrainStep
+from loratory.engine.step import JoinableStep, StepResult, TrainStep
 from loratory.engine.trackers import Tracker
 from loratory.errors import InterruptedRunError
 from loratory.run.metrics import MetricsLog, MetricValue
@@ -134,6 +134,12 @@ class TrainingLoop:
                 self._evaluate_and_save()
                 yield
 
+    def joinable(self) -> JoinableStep | None:
+        """The next step, if there is one that may be computed in a pass that several models share."""
+        if self._is_over or self.progress.is_evaluation_pending:
+            return None
+        return self._parts.step.joinable(self._parts.source.rows(self.progress.step))
+
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
@@ -155,7 +161,7 @@ class TrainingLoop:
         parts.optimizer.set_rate(factor)
         rows = parts.source.rows(progress.step)
         result = parts.step(rows, progress.step)
-        seconds = time.perf_counter() - start_s
+        seconds = time.perf_counter() - start_s + result.seconds_before
         progress.step += 1
         progress.num_tokens += result.num_tokens
         progress.train_seconds += seconds

@@ -23,6 +23,7 @@ from loratory.errors import DataError, NumericsError, ResourceError
 from loratory.objective.loss import LossSum, Objective
 from loratory.objective.row import Batch, Row, batch_of
 from loratory.run.commit import write_text
+from loratory.tree.fused.scorer import FusedScorer
 from loratory.tree.scorer import Scorer
 
 _SHOWN_ROWS = 8
@@ -41,6 +42,7 @@ class StepResult:
         metrics: name -> (sum, count).
         is_skipped: Nothing was updated: the gradient overflowed in float16 and the scale was halved, or there were no
             rows to learn from.
+        seconds_before: Time of this step's share in a pass that was computed before the step was called.
     """
 
     loss_sum: float
@@ -49,6 +51,37 @@ class StepResult:
     num_tokens: int
     metrics: Mapping[str, tuple[float, float]]
     is_skipped: bool = False
+    seconds_before: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JoinableStep:
+    """A step of a single pass, ready to be computed together with those of other models on the same base.
+
+    Attributes:
+        step: Whose it is; see `TrainStep.accept`.
+        scorer: Its model's.
+        objective: Its loss.
+        batch: The pass.
+        rows: The rows of the batch.
+        count: What its loss is divided by.
+        max_tokens: Token budget of a pass; None: no limit.
+    """
+
+    step: "TrainStep"
+    scorer: FusedScorer
+    objective: Objective
+    batch: Batch
+    rows: Sequence[Row]
+    count: float
+    max_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Accepted:
+    rows: Sequence[Row]
+    loss: LossSum
+    seconds: float
 
 
 class TrainStep:
@@ -79,6 +112,8 @@ class TrainStep:
         self._dump_dir = dump_dir
         self._hook = NoHook() if hook is None else hook
         self._has_seen_gradient = False
+        self._accepted: _Accepted | None = None
+        self._may_join = ranks.num == 1 and autocast_dtype is None
         self.scale = LossScale(active=autocast_dtype == torch.float16)
 
     def __call__(self, rows: Sequence[Row], step: int) -> StepResult:
@@ -99,17 +134,12 @@ class TrainStep:
         count = sum(row.count for row in rows)
         if not count > 0:
             raise DataError(f"step {step + 1}: no supervised token in the whole batch: {_origins(rows)}.")
-        passes = self._micro_batching.cut(self._ranks.share(rows))
-        self._optimizer.optimizer.zero_grad(set_to_none=True)
-        try:
-            statistics = self._forward.statistics(passes, self._ranks)
-            batches = [batch_of(rows_of_pass, statistics) for rows_of_pass in passes]
-            with self._scorer.one_root([batch.tree for batch in batches]):
-                losses = [self.backward(batch, count) for batch in batches]
-        except (MemoryError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                raise _out_of_memory(passes, step, error) from error
-            raise
+        accepted, self._accepted = self._accepted, None
+        if accepted is not None:
+            assert all(one is other for one, other in zip(accepted.rows, rows, strict=True))
+            passes, losses, seconds_before = [list(rows)], [accepted.loss], accepted.seconds
+        else:
+            (passes, losses), seconds_before = self._differentiate(rows, count, step), 0.0
         loss_sum = self._loss_sum(losses, passes, step)
         self._ranks.sum_gradients(self._parameters.values())
         self._hook.before_update(self.scale.value)
@@ -121,6 +151,7 @@ class TrainStep:
             num_tokens=sum(row.num_tokens for row in rows),
             metrics=self._metrics(losses),
             is_skipped=not math.isfinite(float(norm)),
+            seconds_before=seconds_before,
         )
         if result.is_skipped:
             if not self.scale.can_shrink:
@@ -137,6 +168,40 @@ class TrainStep:
         self._hook.after_update(step + 1)
         self.scale.grow()
         return result
+
+    def joinable(self, rows: Sequence[Row]) -> JoinableStep | None:
+        """The step on these rows, if it may be computed in a pass that several models share."""
+        count = sum(row.count for row in rows)
+        if not self._may_join or not isinstance(self._scorer, FusedScorer) or not count > 0:
+            return None
+        if type(self._objective).statistics is not Objective.statistics or len(self._micro_batching.cut(rows)) != 1:
+            return None
+        batch = batch_of(rows, {})
+        if not self._scorer.can_join(batch.tree):
+            return None
+        return JoinableStep(self, self._scorer, self._objective, batch, rows, count, self._micro_batching.max_tokens)
+
+    def forget_gradient(self) -> None:
+        """Throw away what a backward pass has left."""
+        self._optimizer.optimizer.zero_grad(set_to_none=True)
+
+    def accept(self, rows: Sequence[Row], loss: LossSum, *, seconds: float) -> None:
+        """Take over the loss of a pass over the rows of the next step; its gradient is in the parameters already."""
+        self._accepted = _Accepted(rows, loss, seconds)
+
+    def _differentiate(self, rows: Sequence[Row], count: float, step: int) -> tuple[list[list[Row]], list[LossSum]]:
+        """Passes over this rank's rows and their losses; the gradient is in the parameters."""
+        passes = self._micro_batching.cut(self._ranks.share(rows))
+        self.forget_gradient()
+        try:
+            statistics = self._forward.statistics(passes, self._ranks)
+            batches = [batch_of(rows_of_pass, statistics) for rows_of_pass in passes]
+            with self._scorer.one_root([batch.tree for batch in batches]):
+                return passes, [self.backward(batch, count) for batch in batches]
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise _out_of_memory(passes, step, error) from error
+            raise
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """One pass over these rows alone."""

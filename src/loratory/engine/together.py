@@ -1,7 +1,8 @@
-"""Several runs on one frozen base in one process, step by step in turn.
+"""Several runs on one frozen base in one process, step by step; small steps are computed in one pass over the base.
 
-Law (independence): each run is an ordinary run directory whose losses and checkpoints are those it would have alone.
-It has its own adapter, optimizer, schedule, rows and random generators; neighbours can fail or end without it noticing.
+Law (independence): each run is an ordinary run directory whose losses and checkpoints are those it would have alone: to
+the bit in a step that is computed alone, to rounding in one that is computed in a common pass. It has its own adapter,
+optimizer, schedule, rows and random generators; neighbours can fail or end without it noticing.
 """
 
 import contextlib
@@ -15,11 +16,13 @@ from rich.console import Console
 
 from loratory.config import RunConfig
 from loratory.engine import random_state
+from loratory.engine.joint_pass import compute_jointly
 from loratory.engine.loop import Stops
 from loratory.engine.ranks import Ranks
 from loratory.engine.shared_base import SharedBase, refuse_unshareable
 from loratory.engine.signals import StopRequest
 from loratory.engine.start import open_run
+from loratory.engine.step import JoinableStep
 from loratory.engine.training import TrainingResult, TrainingSession, start_process
 from loratory.errors import ConfigError, InterruptedRunError, LoratoryError
 
@@ -92,6 +95,8 @@ def _take_turns(turns: "Sequence[_Turn]", ranks: Ranks, on_end: Callable[[int, R
     running = list(enumerate(turns))
     try:
         while running:
+            waiting = [turn.joinable() for _, turn in running]
+            compute_jointly([step for step in waiting if step is not None])
             for index, turn in list(running):
                 turn.go(ranks)
                 if turn.outcome is not None:
@@ -123,9 +128,14 @@ class _Turn:
         self._resume = resume
         self._trust_remote_code = trust_remote_code
         self._stack = contextlib.ExitStack()
+        self._session: TrainingSession | None = None
         self._steps: Generator[None, None, TrainingResult] | None = None
         self._generators: random_state.RandomState | None = None
         self.outcome: RunOutcome | None = None
+
+    def joinable(self) -> JoinableStep | None:
+        """The next step, if it may be computed together with the others'."""
+        return None if self._session is None else self._session.joinable()
 
     def go(self, ranks: Ranks) -> None:
         """Do one step; the first turn opens the run and sets it up before."""
@@ -136,6 +146,7 @@ class _Turn:
                 session = self._open(ranks)
                 if self.outcome is not None:
                     return
+                self._session = session
                 self._steps = session.steps(resume=self._resume, trust_remote_code=self._trust_remote_code)
             next(self._steps)
             self._generators = random_state.capture()

@@ -21,7 +21,7 @@ from loratory.engine import random_state
 from loratory.engine.artefacts import ModelArtefacts
 from loratory.engine.assembly import Materials, assemble_loop
 from loratory.engine.beginning import start_of_policy
-from loratory.engine.loop import Stops
+from loratory.engine.loop import Stops, TrainingLoop
 from loratory.engine.measurement import RunMeasurement
 from loratory.engine.memory_budget import used_bytes
 from loratory.engine.misfit import refuse_misfit
@@ -34,6 +34,7 @@ from loratory.engine.run_identity import RunIdentity, relevant_config
 from loratory.engine.shared_base import SharedBase
 from loratory.engine.start import StartPoint, open_run, record_run, start_point
 from loratory.engine.state import load_optimizer, load_training_state
+from loratory.engine.step import JoinableStep
 from loratory.engine.training_mode import training_mode
 from loratory.errors import ResourceError
 from loratory.model import LoadedModel, closes_prompt, load_model, load_tokenizer
@@ -153,6 +154,11 @@ class TrainingSession:
         self._stops = stops
         self._shared = shared
         self._process_bytes = 0
+        self._loop: TrainingLoop | None = None
+
+    def joinable(self) -> JoinableStep | None:
+        """The next step, if it may be computed in a pass that several runs share."""
+        return None if self._loop is None else self._loop.joinable()
 
     def finished_result(self) -> TrainingResult:
         """The result of a run that was finished before."""
@@ -254,7 +260,7 @@ class TrainingSession:
                 beginning=beginning,
                 checkpoint=start.checkpoint.path if start.checkpoint is not None else None,
             )
-            loop = assemble_loop(materials, progress, self._stack, self._stops)
+            loop = self._loop = assemble_loop(materials, progress, self._stack, self._stops)
             measurement = RunMeasurement(
                 config,
                 self._run,

@@ -7,7 +7,7 @@ import torch
 from loratory.tree.attention_plan import AttentionPlan
 from loratory.tree.fused.chunks import chunks
 from loratory.tree.fused.elementwise import rms_norm, rms_norm_backward, rms_scale, rotate
-from loratory.tree.fused.linear import LinearGroup
+from loratory.tree.fused.several import linear_group
 from loratory.tree.fused.weights import LayerWeights, NormWeights
 
 
@@ -19,11 +19,15 @@ class LayerInput:
         plan: Attention plan; its Q queries are the tokens that the layers compute.
         cos_Q1J: Half of the rotary table (both halves are equal), [Q, 1, K / 2].
         sin_Q1J: The same of the sine.
+        bounds_Q: Where the queries of each of several models begin, and where the last one's end; None for one model.
+        bounds_P: The same of the rows that the last layer computes.
     """
 
     plan: AttentionPlan
     cos_Q1J: torch.Tensor
     sin_Q1J: torch.Tensor
+    bounds_Q: tuple[int, ...] | None = None
+    bounds_P: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,11 +57,11 @@ class HeadsState:
 class AttentionHalf:
     """Norm, q/k/v, rotary embedding; and the output projection with the residual."""
 
-    def __init__(self, weights: LayerWeights, shared: LayerInput) -> None:
+    def __init__(self, weights: LayerWeights, shared: LayerInput, *, bounds: tuple[int, ...] | None = None) -> None:
         self._weights = weights
         self._shared = shared
-        self._qkv = LinearGroup(weights.q, weights.k, weights.v)
-        self._o = LinearGroup(weights.o)
+        self._qkv = linear_group(shared.bounds_Q, weights.q, weights.k, weights.v)
+        self._o = linear_group(bounds, weights.o)
 
     def heads(self, x_QD: torch.Tensor, root: tuple[torch.Tensor, torch.Tensor] | None) -> tuple[Heads, HeadsState]:
         """Queries, keys and values; `root` holds keys and values of the tokens before the first query, if any."""
@@ -84,7 +88,7 @@ class AttentionHalf:
                 torch.empty_like(t[chunk]) if raw is None else raw[chunk]
                 for t, raw in zip((q, own_k), raws, strict=True)
             )
-            self._qkv.forward(h, u_QR[chunk], [t.flatten(1) for t in (raw_q, raw_k, own_v[chunk])])
+            self._qkv.forward(h, u_QR[chunk], [t.flatten(1) for t in (raw_q, raw_k, own_v[chunk])], start=chunk.start)
             for raw, norm, t in ((raw_q, weights.q_norm, q), (raw_k, weights.k_norm, own_k)):
                 self._rotated(raw, norm, chunk, out=t[chunk])
         return Heads(q, k, v), HeadsState(u_QR, *(x_QD.new_empty(0) if raw is None else raw for raw in raws))
@@ -113,9 +117,9 @@ class AttentionHalf:
             grad_q = self._rotated_backward(grads[0][chunk], state.q_raw, weights.q_norm, chunk)
             grad_k = self._rotated_backward(grads[1][chunk], state.k_raw, weights.k_norm, chunk)
             flat = [grad_q.flatten(1), grad_k.flatten(1), grads[2][chunk].flatten(1)]
-            v_QR = self._qkv.backward(flat, x, state.u_QR[chunk], lora, scale_T1=rstd)
+            v_QR = self._qkv.backward(flat, x, state.u_QR[chunk], lora, scale_T1=rstd, start=chunk.start)
             if into is not None:
-                grad_h = self._qkv.input_grad(flat, v_QR, torch.empty_like(x))
+                grad_h = self._qkv.input_grad(flat, v_QR, torch.empty_like(x), start=chunk.start)
                 rms_norm_backward(grad_h, x, rstd, weights.input_norm, into=into[chunk])
         return lora.result(scale_I=weights.input_norm.scale_D)
 

@@ -80,6 +80,11 @@ class _Options:
     keeps: bool
     shows_keys: bool
 
+    @property
+    def bounds(self) -> tuple[int, ...] | None:
+        """Of the rows behind attention."""
+        return self.shared.bounds_Q if self.rows_P is None else self.shared.bounds_P
+
 
 class _Layer(torch.autograd.Function):
     @staticmethod
@@ -92,7 +97,7 @@ class _Layer(torch.autograd.Function):
         *parameters: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         weights, plan = options.weights, options.shared.plan
-        attention = AttentionHalf(weights, options.shared)
+        attention = AttentionHalf(weights, options.shared, bounds=options.bounds)
         heads, state = attention.heads(x_QD, None if root_k is None or root_v is None else (root_k, root_v))
         mixed, saved_attention = attention_forward(heads.q, heads.k, heads.v, plan, scaling=weights.scaling)
         mixed = mixed.flatten(1)
@@ -100,7 +105,7 @@ class _Layer(torch.autograd.Function):
         if options.rows_P is not None:
             rows, mixed = x_QD[options.rows_P], mixed[options.rows_P]
         middle, u_o = attention.output(rows, mixed)
-        out, saved_mlp = MlpHalf(weights).forward(middle, keeps=options.keeps)
+        out, saved_mlp = MlpHalf(weights, bounds=options.bounds).forward(middle, keeps=options.keeps)
         if options.keeps:
             own = (x_QD, mixed, middle, u_o, state.u_QR, state.q_raw, state.k_raw)
             ctx.save_for_backward(*own, *saved_mlp, *saved_attention)
@@ -116,9 +121,9 @@ class _Layer(torch.autograd.Function):
         x_QD, mixed, middle, u_o, *others = ctx.saved_tensors
         state, saved_mlp, saved_attention = HeadsState(*others[:3]), others[3:7], others[7:]
         weights, shared, rows_P = ctx.options.weights, ctx.options.shared, ctx.options.rows_P
-        attention = AttentionHalf(weights, shared)
+        attention = AttentionHalf(weights, shared, bounds=ctx.options.bounds)
         grad_out = torch.zeros_like(middle) if grad_out is None else grad_out.contiguous()
-        grad_middle, mlp_grads = MlpHalf(weights).backward(grad_out, middle, saved_mlp)
+        grad_middle, mlp_grads = MlpHalf(weights, bounds=ctx.options.bounds).backward(grad_out, middle, saved_mlp)
         grad_mixed, o_grads = attention.output_backward(grad_middle, mixed, u_o, rows_P)
         grad_heads = grad_mixed.view(-1, weights.num_heads, weights.head_width)
         grad_q, grad_k, grad_v = attention_backward(grad_heads, saved_attention, shared.plan, scaling=weights.scaling)

@@ -37,24 +37,30 @@ class LinearGroup:
         self.total_rank = total
         self._a_RI = torch.cat(stack) if stack else None
 
-    def forward(self, x_TI: torch.Tensor, u_TR: torch.Tensor, outs: list[torch.Tensor]) -> None:
-        """Fill `outs` with each linear's output and `u_TR` with the scaled thin products, kept for the backward."""
+    def forward(self, x_TI: torch.Tensor, u_TR: torch.Tensor, outs: list[torch.Tensor], *, start: int = 0) -> None:
+        """Fill `outs` with each linear's output and `u_TR` with the scaled thin products, kept for the backward.
+
+        Here and below `start` is the place of the first row among all rows of the pass.
+        """
         for linear, out in zip(self.linears, outs, strict=True):
             if linear.bias_O is None:
                 torch.mm(x_TI, linear.weight_OI.t(), out=out)
             else:
                 torch.addmm(linear.bias_O, x_TI, linear.weight_OI.t(), out=out)
-        self._add_lora(x_TI, u_TR, outs)
+        self.add_lora(x_TI, u_TR, outs, start=start)
 
-    def add_forward(self, x_TI: torch.Tensor, u_TR: torch.Tensor, residual_TO: torch.Tensor, out: torch.Tensor) -> None:
+    def add_forward(
+        self, x_TI: torch.Tensor, u_TR: torch.Tensor, residual_TO: torch.Tensor, out: torch.Tensor, *, start: int = 0
+    ) -> None:
         """`out = residual + linear(x)` of a group of one."""
         (linear,) = self.linears
         torch.addmm(residual_TO, x_TI, linear.weight_OI.t(), out=out)
         if linear.bias_O is not None:
             out.add_(linear.bias_O)
-        self._add_lora(x_TI, u_TR, [out])
+        self.add_lora(x_TI, u_TR, [out], start=start)
 
-    def _add_lora(self, x_TI: torch.Tensor, u_TR: torch.Tensor, outs: list[torch.Tensor]) -> None:
+    def add_lora(self, x_TI: torch.Tensor, u_TR: torch.Tensor, outs: list[torch.Tensor], *, start: int = 0) -> None:
+        """The adapters' part of `forward`."""
         if self._a_RI is None:
             return
         torch.mm(x_TI, self._a_RI.t(), out=u_TR)
@@ -70,6 +76,7 @@ class LinearGroup:
         lora: "GroupGradient",
         *,
         scale_T1: torch.Tensor | None = None,
+        start: int = 0,
     ) -> torch.Tensor | None:
         """LoRA gradients into `lora`; see `input_grad` for that of the input.
 
@@ -89,15 +96,21 @@ class LinearGroup:
         lora.add_a(v_TR if scale_T1 is None else v_TR * scale_T1, x_TI)
         return v_TR
 
-    def input_grad(self, grads: list[torch.Tensor], v_TR: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
+    def input_grad(
+        self, grads: list[torch.Tensor], v_TR: torch.Tensor | None, out: torch.Tensor, *, start: int = 0
+    ) -> torch.Tensor:
         """Gradient of the input from those of the outputs and the thin products that `backward` returned."""
         first, *others = zip(self.linears, grads, strict=True)
         torch.mm(first[1], first[0].weight_OI, out=out)
         for linear, grad in others:
             out.addmm_(grad, linear.weight_OI)
+        self.add_lora_grad(v_TR, out, start=start)
+        return out
+
+    def add_lora_grad(self, v_TR: torch.Tensor | None, out: torch.Tensor, *, start: int = 0) -> None:
+        """The adapters' part of `input_grad`."""
         if v_TR is not None and self._a_RI is not None:
             out.addmm_(v_TR, self._a_RI)
-        return out
 
     def new_gradient(self) -> "GroupGradient":
         """An empty accumulator."""

@@ -64,6 +64,7 @@ class FusedScorer:
         self._window = eligibility(model).window
         self._head: FrozenHead | None = None
         self._root: SharedRoot | None = None
+        self._given: tuple[TokenTree, torch.Tensor, torch.Tensor] | None = None
 
     def nll(self, tree: TokenTree) -> WeightedNll:
         """Weighted sum of negative log-likelihoods over the tree's labels."""
@@ -158,10 +159,23 @@ class FusedScorer:
             self._root = None
         root.backward()
 
+    def can_join(self, tree: TokenTree) -> bool:
+        """Whether a tree may be computed in a pass that several models share; see `tree.fused.joint`."""
+        return len(tree.targets_N) > 0 and self._other(tree) is None
+
+    @contextmanager
+    def given(self, tree: TokenTree, rows_P: torch.Tensor, hidden_PD: torch.Tensor) -> Iterator[None]:
+        """Inside, the hidden states of these rows of this tree, in front of the final norm, are known already."""
+        self._given = tree, rows_P, hidden_PD
+        try:
+            yield
+        finally:
+            self._given = None
+
     def _run_root(self, tokens_R: torch.Tensor, positions_R: torch.Tensor) -> SharedRoot:
-        layers = self._layers()
+        layers = self.layers()
         plan = AttentionPlan.from_segments([Segment(-1, 0, len(tokens_R))])
-        hidden_RD, shared = self._embed(tokens_R, positions_R, plan)
+        hidden_RD, shared = self.embed(tokens_R, positions_R, plan)
         results: list[KeysAndValues] = []
         for layer in layers:
             hidden_RD, keys = run_root_layer(hidden_RD, layer, shared, is_last=layer is layers[-1])
@@ -170,32 +184,41 @@ class FusedScorer:
 
     def _hidden(self, tree: TokenTree, predictors_P: torch.Tensor) -> torch.Tensor:
         """Hidden states of the predictors in front of the final norm, [P, D]."""
-        layers = self._layers()
+        if self._given is not None and self._given[0] is tree and torch.equal(self._given[1], predictors_P):
+            return self._given[2]
+        layers = self.layers()
         first = 0
         roots: Sequence[KeysAndValues | None] = [None] * len(layers)
         if self._root is not None and self._root.is_root_of(tree):
             first, roots = len(self._root), self._root.layers
         plan = AttentionPlan.from_tree(tree, first_query=first)
-        hidden_QD, shared = self._embed(tree.tokens_T[first:], tree.positions_T[first:], plan)
+        hidden_QD, shared = self.embed(tree.tokens_T[first:], tree.positions_T[first:], plan)
         for layer, root in zip(layers[:-1], roots, strict=False):
             hidden_QD = run_layer(hidden_QD, layer, shared, root=root)
         return run_layer(hidden_QD, layers[-1], shared, rows_P=predictors_P - first, root=roots[-1])
 
-    def _layers(self) -> tuple[LayerWeights, ...]:
+    def layers(self) -> tuple[LayerWeights, ...]:
+        """The weights as they are now."""
         try:
             return read_layers(self._model)
         except UnfusableError as error:
             raise ModelError(f"the model has changed since its scorer was made: {error}. Make a new one.") from error
 
-    def _embed(
-        self, tokens_Q: torch.Tensor, positions_Q: torch.Tensor, plan: AttentionPlan
+    def embed(
+        self,
+        tokens_Q: torch.Tensor,
+        positions_Q: torch.Tensor,
+        plan: AttentionPlan,
+        *,
+        bounds_Q: tuple[int, ...] | None = None,
+        bounds_P: tuple[int, ...] | None = None,
     ) -> tuple[torch.Tensor, LayerInput]:
-        """Embedded tokens, and what all layers share."""
+        """Embedded tokens, and what all layers share; for the bounds see `LayerInput`."""
         hidden_QD = self._base.get_input_embeddings()(tokens_Q)
         cos_1QK, sin_1QK = self._base.base_model.rotary_emb(hidden_QD, positions_Q[None])
         half = cos_1QK.shape[-1] // 2
         cos_Q1J, sin_Q1J = (t[0, :, None, :half].contiguous() for t in (cos_1QK, sin_1QK))
-        return hidden_QD, LayerInput(plan=plan, cos_Q1J=cos_Q1J, sin_Q1J=sin_Q1J)
+        return hidden_QD, LayerInput(plan, cos_Q1J, sin_Q1J, bounds_Q, bounds_P)
 
     def _linear_head(self) -> FrozenHead:
         module = self._base.get_output_embeddings()

@@ -37,11 +37,12 @@ class LoraWeights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearWeights:
-    """A frozen linear map and its adapter, if any."""
+    """A frozen linear map and its adapter, if any; or those of several models that share it, one for each."""
 
     weight_OI: torch.Tensor
     bias_O: torch.Tensor | None
     lora: LoraWeights | None
+    several: tuple[LoraWeights | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,11 +83,12 @@ class LayerWeights:
         return self.k.weight_OI.shape[0] // self.head_width
 
     def parameters(self) -> Iterator[torch.Tensor]:
-        """LoRA matrices, A and B of each adapted linear, in the order q, k, v, o, gate, up, down."""
+        """LoRA matrices, A and B of each adapted linear, in the order q, k, v, o, gate, up, down, model by model."""
         for linear in (self.q, self.k, self.v, self.o, self.gate, self.up, self.down):
-            if linear.lora is not None:
-                yield linear.lora.a_RI
-                yield linear.lora.b_OR
+            for lora in (linear.lora, *linear.several):
+                if lora is not None:
+                    yield lora.a_RI
+                    yield lora.b_OR
 
 
 def fused_refusal(model: PreTrainedModel | PeftModel) -> str | None:
