@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 
 from loratory.adapter import attach_adapter, check_adapter, load_adapter, read_adapter, save_adapter
 from loratory.config import AdapterConfig
+from loratory.config.method_capabilities import capabilities
 from loratory.config.method_catalogue import REFUSED, method_names
 from loratory.errors import AdapterError
 
@@ -22,26 +23,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Sparse invariant",
 )
 BASE = "b" * 64
-# What a model of width 32 needs; everything else is PEFT's default.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "adaption_prompt": {"adapter_len": 4, "adapter_layers": 2},
-    "adamss": {"r": 8, "num_subspaces": 2},
-    "c3a": {"block_size": 8},
-    "cartridge": {"num_virtual_tokens": 4},
-    "cpt": {"cpt_token_ids": [5, 6, 7, 8], "cpt_mask": [1, 1, 1, 1], "cpt_tokens_type_mask": [1, 2, 3, 4]},
-    "fourierft": {"n_frequency": 50},
-    "frod": {"progressbar": False},
-    "miss": {"r": 8},
-    "p_tuning": {"num_virtual_tokens": 4},
-    "prefix_tuning": {"num_virtual_tokens": 4},
-    "prompt_tuning": {"num_virtual_tokens": 4},
-    "psoft": {"r": 8},
-    "shira": {"r": 4},
-    "road": {"group_size": 8},
-    "trainable_tokens": {"token_indices": [3, 4]},
-    "vblora": {"vector_length": 16},
-    "waveft": {"n_frequency": 50},
-}
+OPTIONS: dict[str, dict[str, Any]] = {name: facts["options"] for name, facts in capabilities().items()}
 METHODS = [name for name in method_names() if name not in ("full", "beft")]  # beft: for layers with a bias
 IDS = torch.randint(5, 300, (2, 7), generator=torch.Generator().manual_seed(1))
 

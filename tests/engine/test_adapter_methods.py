@@ -1,6 +1,7 @@
 """Whole runs with methods and initialisations of PEFT: they learn, resume, load with plain PEFT, and answer."""
 
 import io
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,15 @@ import torch
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from typer.testing import CliRunner
 
+from loratory.adapter import AttachedAdapter, attach_adapter, load_adapter
+from loratory.cli.app import make_app
 from loratory.config import RunConfig
+from loratory.config.method_capabilities import capabilities
 from loratory.data.records import Origin, Record, Turn
+from loratory.engine import training
 from loratory.engine.training import TrainingResult, run_training
 from loratory.errors import AdapterError
 from loratory.infer.session import Session, open_session
@@ -25,21 +31,17 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is_gradient_checkpointing:FutureWarning",
     "ignore:Position ids are not supported",
     "ignore:Unsupported layer",
+    "ignore:Sparse invariant",
 )
 IDS = torch.randint(5, 300, (2, 7), generator=torch.Generator().manual_seed(1))
 # Rates at which three steps of a tiny model go down for sure.
 METHODS: dict[str, dict[str, Any]] = {
     "adalora": {"options": {"init_r": 6, "target_r": 3, "deltaT": 1, "tinit": 1, "tfinal": 1}},
-    "loha": {"options": {"r": 4}},
-    "oft": {"options": {"oft_block_size": 8}},
     "ia3": {},
-    "vera": {"options": {"r": 16}},
-    "miss": {"options": {"r": 8}},
-    "hra": {"options": {"r": 4}},
-    "prompt_tuning": {"options": {"num_virtual_tokens": 4}},
     "prefix_tuning": {"options": {"num_virtual_tokens": 4}},
     "p_tuning": {"options": {"num_virtual_tokens": 4, "encoder_hidden_size": 16}},
 }
+EVERY = [name for name in capabilities() if name not in ("lora", "beft")]  # beft: for layers with a bias
 INITS = ("eva", "corda", "lora_ga")
 
 
@@ -72,6 +74,37 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 def session_of(config: RunConfig, result: TrainingResult) -> Session:
     return open_session(config.model, result.final_model, "alpaca", contract_file=result.run_dir / "template.json")
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_every_method_trains_each_of_its_tensors_and_loads_as_it_was(
+    method: str, make_config: MakeConfig, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = capabilities()[method]
+    options = facts["options"]
+    if method == "trainable_tokens":
+        options = {"token_indices": AutoTokenizer.from_pretrained(tiny_llama_dir).encode("cancel")[-2:]}
+    started: list[tuple[torch.nn.Module, dict[str, torch.Tensor], float]] = []
+
+    def attach(model: PreTrainedModel, *given: Any, **more: Any) -> AttachedAdapter:
+        bare = logits(model)
+        attached = attach_adapter(model, *given, **more)
+        moved = float((logits(attached.model.eval()) - bare).abs().max())
+        trained = {name: p.detach().clone() for name, p in attached.model.named_parameters() if p.requires_grad}
+        started.append((attached.model, trained, moved))
+        return attached
+
+    monkeypatch.setattr(training, "attach_adapter", attach)
+    fields = {"adapter.method": method, "adapter.options": options, "train.batch_size": 12, "train.save_steps": 9}
+    result = train(make_config(fields))
+    ((model, before, moved_at_start),) = started
+    assert result.step == 2
+    assert (moved_at_start < 1e-5) == (facts["start"] < 1e-5)
+    still = [name for name, p in model.named_parameters() if name in before and torch.equal(p, before[name])]
+    assert still == []
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama_dir).eval()
+    loaded = load_adapter(base, result.final_model, trainable=False, base_identity=None)
+    torch.testing.assert_close(logits(loaded), logits(model.eval()), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", [*METHODS, *INITS])
@@ -110,7 +143,7 @@ def _greedy(model: PeftModel, prompt: list[int], stops: Any) -> list[int]:
     return made[: next((i for i, token in enumerate(made) if token in stops), len(made))]
 
 
-@pytest.mark.parametrize("method", ["adalora", "prompt_tuning", "p_tuning", "vera", "eva", "corda", "lora_ga"])
+@pytest.mark.parametrize("method", ["adalora", "p_tuning", "eva", "corda", "lora_ga"])
 def test_a_resumed_run_is_the_unbroken_one_to_the_bit(method: str, make_config: MakeConfig) -> None:
     unbroken = train(config_of(make_config, method, "unbroken"))
     config = config_of(make_config, method, "paused")
@@ -122,6 +155,30 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_bit(method: str, make_config: 
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("init", ["default", *INITS])
+def test_initialisations_look_at_the_rows_of_the_run(init: str, tmp_path: Path, tiny_llama_dir: Path) -> None:
+    """Two runs on other rows, at a rate that moves nothing: what differs is where the adapters began."""
+    starts = []
+    for name, word in (("first", "cancel roaming"), ("second", "answer 9.9 question")):
+        rows = [{"instruction": f"{word} {i}", "input": "", "output": f"{word} {i * i}"} for i in range(8)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+        run_file = tmp_path / f"{name}.yaml"
+        run_file.write_text(
+            f"model: {{model_name_or_path: {tiny_llama_dir}}}\n"
+            f"data: {{train: {tmp_path / name}.json, template: alpaca}}\n"
+            f"adapter: {{rank: 4, init: {init}}}\n"
+            "train: {batch_size: 8, num_epochs: 1, learning_rate: 1.0e-30, num_threads: 1}\n"
+            f"run: {{output_dir: {tmp_path}, name: {name}}}\n"
+        )
+        result = CliRunner().invoke(make_app(), ["train", str(run_file)])
+        assert result.exit_code == 0, result.output
+        starts.append(load_file(tmp_path / name / "final_model" / "adapter_model.safetensors"))
+    first, second = starts
+    same = [name for name, tensor in first.items() if tensor.shape == second[name].shape and "lora_A" in name]
+    is_equal = all(torch.equal(first[name], second[name]) for name in same)
+    assert is_equal == (init == "default")
 
 
 def test_adalora_gives_up_ranks(make_config: MakeConfig) -> None:

@@ -11,6 +11,7 @@ _ADAPTER_PART = re.compile(
     r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|modules_to_save)\b.*"
     r"|\.[^.]+\.default(\.[^.]+)?$"
 )
+_LILY_BEHIND_B = re.compile(r"\.lily_(A|router)\.")
 _SHOWN = 8
 
 
@@ -42,13 +43,16 @@ def refuse_untrained_layers(parameters: Mapping[str, torch.nn.Parameter]) -> Non
     """Check after the first backward that every targeted layer learns something.
 
     A layer passes when one of its tensors has a gradient that is not all zero: LoRA's A starts with none, because B
-    is zero, and B carries the layer. Experts of a mixture are exempt: the router may not have chosen them yet.
+    is zero, and B carries the layer. Experts of a mixture are exempt: the router may not have chosen them yet; so is
+    what stands behind Lily's B, which all layers share under the name of the first and which begins at zero.
 
     Raises:
         AdapterError: Naming the layers without any gradient.
     """
     alive: dict[str, bool] = {}
     for name, parameter in parameters.items():
+        if _LILY_BEHIND_B.search(name):
+            continue
         layer = layer_of(name)
         has_gradient = parameter.grad is not None and bool(parameter.grad.any())
         alive[layer] = alive.get(layer, False) or has_gradient
