@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from loratory.errors import ConfigError
+from loratory.sweep.candidates import read_candidates
 from loratory.sweep.study_file import read_study_file
 
 MakeStudy = Callable[..., Path]
@@ -51,3 +52,31 @@ def test_what_is_no_study_file_is_told_so(make_study: MakeStudy, tmp_path: Path)
     study.write_text(study.read_text() + "\ntrain:\n  max_steps: 3\n")
     with pytest.raises(ConfigError, match=r"train: unknown section of a study file; settings of the runs belong into"):
         read_study_file(study)
+
+
+def test_assignments_go_to_the_study_or_to_its_base(make_study: MakeStudy) -> None:
+    study = make_study(method="random", num_trials=9)
+    given = ["sweep.num_trials=4", "sweep.halving.min_steps=2", "train.max_steps=20", "run.output_dir=elsewhere"]
+    file = read_study_file(study, given)
+    assert file.section.num_trials == 4
+    assert file.section.halving is not None
+    assert file.section.halving.min_steps == 2
+    found = read_candidates(file)
+    (config,) = found.configs(0, found.listed[0])
+    assert (config.train.max_steps, str(found.folder)) == (20, "elsewhere/study")
+    assert config.run.output_dir == "elsewhere/study"
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("sweep.num_trails=4", "sweep.num_trails: unknown key"),
+        ("sweep.num_trials", "expected sweep.key=value"),
+        ("adapter.rank=4", "the study tries values of this key"),
+        ("run.name=x", "give sweep.name"),
+        ("train.max_step=4", "train.max_steps"),
+    ],
+)
+def test_a_wrong_assignment_is_named(make_study: MakeStudy, override: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint.replace(".", r"\.")):
+        read_candidates(read_study_file(make_study(), [override]))

@@ -1,4 +1,4 @@
-"""The verb that runs studies: sweep STUDY.yaml, sweep show STUDY.yaml."""
+"""The verb that runs studies: sweep STUDY.yaml [KEY=VALUE...], sweep show STUDY.yaml."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +11,19 @@ if TYPE_CHECKING:
     from loratory.sweep.table import StudyTable
 
 StudyFile = Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The study file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Such as sweep.num_trials=4 for the study, train.max_steps=20 for its base.",
+        show_default=False,
+    ),
+]
 
 
 def run(
     study_file: StudyFile,
+    overrides: Overrides = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the study, or join it as another worker.")
     ] = False,
@@ -22,14 +31,14 @@ def run(
     """Train every trial of a study and print its table."""
     from loratory.sweep.sweep import run_sweep
 
-    _print(run_sweep(study_file, resume=resume, note=lambda line: typer.echo(line, err=True)))
+    _print(run_sweep(study_file, overrides or (), resume=resume, note=lambda line: typer.echo(line, err=True)))
 
 
-def show(study_file: StudyFile) -> None:
+def show(study_file: StudyFile, overrides: Overrides = None) -> None:
     """Print the table of a study as it stands; nothing is written."""
     from loratory.sweep.sweep import show_sweep
 
-    _print(show_sweep(study_file, note=note))
+    _print(show_sweep(study_file, overrides or (), note=note))
 
 
 class _RunByDefault(typer.core.TyperGroup):

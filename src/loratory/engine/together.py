@@ -172,7 +172,7 @@ class _Turn:
         return session
 
     def _end(self, outcome: RunOutcome) -> None:
-        self._steps = None
+        self._steps = self._session = None
         error = outcome.error
         self._stack.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
         self.outcome = outcome

@@ -76,7 +76,8 @@ class Candidates:
         if section.halving is not None and train.get("eval_steps") is None:
             train["eval_steps"] = section.halving.min_steps
         run |= {"name": name, "output_dir": str(self.folder)}
-        return build_config({**values, "run": run, "train": train})
+        others = [each for each in self.file.base_overrides if not each.startswith(("run.", "train.seed="))]
+        return build_config({**values, "run": run, "train": train}, others)
 
 
 def read_candidates(file: StudyFile) -> Candidates:
@@ -86,7 +87,7 @@ def read_candidates(file: StudyFile) -> Candidates:
         ConfigError: The base is no valid run, or does not fit the study.
     """
     section, path = file.section, Path(file.section.base)
-    base = read_config(path).config
+    base = read_config(path, file.base_overrides).config
     document = read_document(path)
     assert isinstance(document, dict)
     values = base.model_dump(mode="json") if is_peft_document(document) else document

@@ -1,12 +1,13 @@
 """The study file: section `sweep`, checked as strictly as a run file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from loratory.config.document import read_document
+from loratory.config.document import parse_document, read_document
 from loratory.config.section import Section
 from loratory.errors import ConfigError, suggest
 from loratory.sweep.space import Axis, read_space
@@ -90,15 +91,21 @@ class StudyFile:
         name: Name of the study.
         section: Its values.
         axes: The space.
+        base_overrides: Assignments for the base's run file.
     """
 
     name: str
     section: SweepSection
     axes: tuple[Axis, ...]
+    base_overrides: tuple[str, ...] = ()
 
 
-def read_study_file(path: Path) -> StudyFile:
+def read_study_file(path: Path, overrides: Sequence[str] = ()) -> StudyFile:
     """Read and check a study file.
+
+    Args:
+        path: The file.
+        overrides: Assignments; `sweep.num_trials=4` is for the study, `train.max_steps=20` for the base of its trials.
 
     Raises:
         ConfigError: With one fault per wrong key or value.
@@ -106,6 +113,9 @@ def read_study_file(path: Path) -> StudyFile:
     document = read_document(path)
     if not isinstance(document, dict) or not isinstance(document.get("sweep"), dict):
         raise ConfigError(f"{path}: no study file; expected one section 'sweep' with base and space")
+    for_study = [each for each in overrides if each.startswith("sweep.")]
+    for override in for_study:
+        _assign(document, override)
     others = [
         f"{key}: unknown section of a study file; settings of the runs belong into sweep.base" for key in document
     ]
@@ -117,7 +127,30 @@ def read_study_file(path: Path) -> StudyFile:
     if others:
         raise ConfigError(others)
     axes = read_space(section.space, needs_choices=section.method == "grid")
-    return StudyFile(section.name or path.stem, section, axes)
+    for_base = tuple(each for each in overrides if each not in for_study)
+    fixed = [f"{each}: the study tries values of this key" for each in for_base if _key(each) in section.space]
+    fixed += [f"{each}: the study names its runs; give sweep.name" for each in for_base if _key(each) == "run.name"]
+    if fixed:
+        raise ConfigError(fixed)
+    return StudyFile(section.name or path.stem, section, axes, for_base)
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
+
+
+def _assign(document: dict[str, Any], override: str) -> None:
+    """Set `sweep.a.b=value` in the document; the section's own check finds wrong keys."""
+    key, equals, text = override.partition("=")
+    *steps, last = key.strip().split(".")
+    if not equals or not last:
+        raise ConfigError(f"{override}: expected sweep.key=value, such as sweep.num_trials=4")
+    target = document
+    for step in steps:
+        inner = target.get(step)
+        target[step] = dict(inner) if isinstance(inner, dict) else {}
+        target = target[step]
+    target[last] = parse_document(text, override)
 
 
 def _faults(error: ValidationError) -> list[str]:

@@ -19,11 +19,12 @@ Note = Callable[[str], None]
 _CONTROL = "control"
 
 
-def run_sweep(path: Path, *, resume: bool = False, note: Note) -> StudyTable:
+def run_sweep(path: Path, overrides: Sequence[str] = (), *, resume: bool = False, note: Note) -> StudyTable:
     """Run a study to its end.
 
     Args:
         path: The study file.
+        overrides: See `read_study_file`.
         resume: Go on with a study, whatever stopped it, or join one that other workers are at.
         note: Shows one line.
 
@@ -34,7 +35,7 @@ def run_sweep(path: Path, *, resume: bool = False, note: Note) -> StudyTable:
         InterruptedRunError: A signal came.
         MissingExtraError: Optuna is not installed.
     """
-    found = _read(path)
+    found = _read(path, overrides)
     refuse_invalid(found)
     store = StudyStore(found, resume=resume)
     work = _Work(found, store, note)
@@ -48,25 +49,26 @@ def run_sweep(path: Path, *, resume: bool = False, note: Note) -> StudyTable:
     return table
 
 
-def show_sweep(path: Path, *, note: Note) -> StudyTable:
+def show_sweep(path: Path, overrides: Sequence[str] = (), *, note: Note) -> StudyTable:
     """The table of a study as it stands; trains and writes nothing.
 
     Args:
         path: The study file.
+        overrides: See `read_study_file`.
         note: Shows one line, such as what the study file now says otherwise.
 
     Raises:
         ConfigError, RunError, IntegrityError, MissingExtraError: As `run_sweep`.
     """
-    found = _read(path)
+    found = _read(path, overrides)
     trials, changes = read_trials(found)
     for line in changes:
         note(f"changed since the study began: {line}")
     return study_table(found, trials)
 
 
-def _read(path: Path) -> Candidates:
-    file = read_study_file(path)
+def _read(path: Path, overrides: Sequence[str]) -> Candidates:
+    file = read_study_file(path, overrides)
     metric = file.section.metric
     if metric not in (*LOSS_METRICS, *metric_names()):
         names = [*LOSS_METRICS, *metric_names()]
