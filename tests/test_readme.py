@@ -21,6 +21,14 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 # The smallest amount of the same work, so that the commands run in seconds on a tiny model.
 SMALL = {
     "train": ["data.max_samples=8", "data.cutoff_len=512", "train.max_steps=1"],
+    "sweep": [
+        "sweep.num_trials=1",
+        "sweep.control=0",
+        "data.max_samples=8",
+        "data.cutoff_len=512",
+        "train.max_steps=1",
+        "predict.max_new_tokens=2",
+    ],
     "predict": ["--limit", "2", "--max-new-tokens", "4"],
     "evaluate": [
         "data.max_samples=8",
