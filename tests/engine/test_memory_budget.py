@@ -10,7 +10,9 @@ from loratory.engine.memory_budget import MemoryRoom, PassMemory, max_pass_token
 CPU = torch.device("cpu")
 
 
-def needs(path: str = "fused", *, checkpointing: bool = False, supervised_share: float = 0.5) -> PassMemory:
+def needs(
+    path: str = "fused", *, checkpointing: bool = False, supervised_share: float = 0.5, on_cpu: bool = False
+) -> PassMemory:
     """SmolLM2-135M's shapes without its weights."""
     config = LlamaConfig(
         hidden_size=576,
@@ -33,6 +35,7 @@ def needs(path: str = "fused", *, checkpointing: bool = False, supervised_share:
         supervised_share=supervised_share,
         gradient_checkpointing=checkpointing,
         is_mixed=False,
+        on_cpu=on_cpu,
     )
 
 
@@ -42,6 +45,8 @@ def test_known_figures_of_a_small_model() -> None:
     assert needs("padded").bytes_per_token / MIB == pytest.approx(2.0, abs=0.1)
     assert needs("padded", supervised_share=0.0).bytes_per_token == needs("tree").bytes_per_token
     assert needs("tree", checkpointing=True).bytes_per_token < needs("tree").bytes_per_token / 8
+    assert needs("fused", on_cpu=True).bytes_per_token == needs().bytes_per_token
+    assert needs("tree", on_cpu=True).bytes_per_token > 1.3 * needs("tree").bytes_per_token  # holes in the heap
 
 
 def test_the_adapter_and_its_moments_count(tiny_llama: LlamaForCausalLM) -> None:
@@ -56,6 +61,7 @@ def test_the_adapter_and_its_moments_count(tiny_llama: LlamaForCausalLM) -> None
             supervised_share=0.5,
             gradient_checkpointing=False,
             is_mixed=False,
+            on_cpu=True,
         ).fixed_bytes
         for name in ("sgd", "adamw")
     }
@@ -85,7 +91,14 @@ def test_room_of_this_machine() -> None:
 def test_families_with_other_linear_layers_have_an_estimate(tiny_model_dir) -> None:  # type: ignore[no-untyped-def]
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir("gpt2"))
     found = pass_memory(
-        model, model, path="tree", optimizer="sgd", supervised_share=1, gradient_checkpointing=False, is_mixed=False
+        model,
+        model,
+        path="tree",
+        optimizer="sgd",
+        supervised_share=1,
+        gradient_checkpointing=False,
+        is_mixed=False,
+        on_cpu=True,
     )
     width, layers = model.config.hidden_size, model.config.num_hidden_layers
     assert found.bytes_per_token >= 2 * 4 * layers * 10 * width

@@ -7,7 +7,7 @@ from loratory.plan.history import correction, errors, past_runs
 
 
 def write(
-    folder: Path, name: str, *, peak: int, seconds: float | None, machine: str = "m", path: str = "fused"
+    folder: Path, name: str, *, peak: int | None, seconds: float | None, machine: str = "m", path: str = "fused"
 ) -> None:
     (folder / name).mkdir()
     planned = Figures(trainable=10, peak_bytes=100, step_seconds=1.0, final_bytes=7, checkpoint_bytes=9)
@@ -22,6 +22,7 @@ def test_the_factor_is_the_median_of_three_runs_of_the_same_machine_and_path(tmp
     write(tmp_path, "c", peak=200, seconds=3.0)
     write(tmp_path, "d", peak=900, seconds=9.0, path="padded")
     write(tmp_path, "e", peak=900, seconds=9.0, machine="other")
+    write(tmp_path, "f", peak=None, seconds=None)  # trained together with others
     found = correction(past_runs(tmp_path), machine="m", path="fused")
     assert (found.memory, found.memory_runs) == (1.2, 3)
     assert (found.time, found.time_runs) == (1.0, 0)  # only two of them have a time

@@ -47,21 +47,22 @@ def print_history(runs: "Sequence[PastRun]") -> None:
     for run in runs:
         planned, measured = run.record.predicted, run.record.measured
         assert measured is not None
-        ratio = run.time_ratio
+        memory, ratio = run.memory_ratio, run.time_ratio
         table.add_row(
             run.name,
             run.record.path,
-            size(planned.peak_bytes),
-            size(measured.peak_bytes),
-            f"{1 / run.memory_ratio - 1:+.1%}",
+            size(planned.peak_bytes or 0),
+            "shared" if measured.peak_bytes is None else size(measured.peak_bytes),
+            "" if memory is None else f"{1 / memory - 1:+.1%}",
             seconds_text(planned.step_seconds),
             seconds_text(measured.step_seconds),
             "" if ratio is None else f"{1 / ratio - 1:+.1%}",
         )
     console.print(table)
     summary = _table("Errors", "of", "runs", "median", "90 %", "largest")
+    peaks = [ratio for run in runs if (ratio := run.memory_ratio) is not None]
     times = [ratio for run in runs if (ratio := run.time_ratio) is not None]
-    for name, ratios in (("peak memory", [run.memory_ratio for run in runs]), ("time of a step", times)):
+    for name, ratios in (("peak memory", peaks), ("time of a step", times)):
         if ratios:
             summary.add_row(name, str(len(ratios)), *(f"{error:.1%}" for error in errors(ratios)))
     console.print(summary)

@@ -43,6 +43,7 @@ class RunMeasurement:
         ranks: The processes.
         process_bytes: Memory of the process before its model was loaded.
         is_sampled: The policy makes the rows, so that their work is not known before.
+        is_alone: No other run trains in this process; else its peak and its pace are of them all, and not recorded.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class RunMeasurement:
         ranks: Ranks,
         process_bytes: int,
         is_sampled: bool,
+        is_alone: bool = True,
     ) -> None:
         self._run = run
         self._artefacts = artefacts
+        self._is_alone = is_alone
         self._record = read_record(run.path) if progress.step else None
         is_forecast = ranks.is_main and ranks.num == 1 and not is_sampled and not progress.step
         if is_forecast:
@@ -73,17 +76,18 @@ class RunMeasurement:
             return
         measured = Figures(
             trainable=sum(p.numel() for p in self._artefacts.parameters().values()),
-            peak_bytes=self._peak.read(),
-            step_seconds=pace.mean_s,
+            peak_bytes=self._peak.read() if self._is_alone else None,
+            step_seconds=pace.mean_s if self._is_alone else None,
             final_bytes=tensor_bytes(self._run.final_model),
             checkpoint_bytes=tensor_bytes(checkpoint, except_names=(RANDOM_TENSORS,)),
         )
         write_record(self._run.path, replace(self._record, measured=measured, num_steps=pace.num_counted))
         planned = self._record.predicted
-        note(
-            f"peak memory {measured.peak_bytes / 2**20:,.0f} MiB, planned {planned.peak_bytes / 2**20:,.0f}"
-            + _time_words(measured.step_seconds, planned.step_seconds)
-        )
+        if measured.peak_bytes is not None and planned.peak_bytes is not None:
+            note(
+                f"peak memory {measured.peak_bytes / 2**20:,.0f} MiB, planned {planned.peak_bytes / 2**20:,.0f}"
+                + _time_words(measured.step_seconds, planned.step_seconds)
+            )
 
 
 def _forecast(
@@ -110,6 +114,7 @@ def _forecast(
         process_bytes=0 if device.type == "cuda" else machine.process_bytes if machine else process_bytes,
         workspace_bytes=0 if device.type == "cuda" else CPU_WORKSPACE,
         total_steps=total_steps,
+        on_cpu=device.type == "cpu",
     )
     forecast = forecast_run(artefacts.model, rows.train, plan, batching, setting)
     return PlanRecord(fingerprint(threads), path, predicted_figures(forecast), None)

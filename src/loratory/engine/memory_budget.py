@@ -106,6 +106,7 @@ def pass_memory(
     supervised_share: float,
     gradient_checkpointing: bool,
     is_mixed: bool,
+    on_cpu: bool,
 ) -> PassMemory:
     """Estimate from the model's shapes, by the memory model of `engine.forecast`.
 
@@ -120,9 +121,12 @@ def pass_memory(
         supervised_share: Share of tokens with a label.
         gradient_checkpointing: Only the layers' inputs are kept, and one layer's inside.
         is_mixed: Autocast: activations of either width.
+        on_cpu: The device is no GPU.
     """
     size = model_size(model, base)
-    kept = kept_per_token(base, size, path=path, gradient_checkpointing=gradient_checkpointing, is_mixed=is_mixed)
+    kept = kept_per_token(
+        base, size, path=path, gradient_checkpointing=gradient_checkpointing, is_mixed=is_mixed, on_cpu=on_cpu
+    )
     logits = 0.0
     if path == "padded":
         logits = LOGITS_COPIES * 4 * size.vocabulary * min(1.0, 2 * supervised_share)

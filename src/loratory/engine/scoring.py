@@ -66,6 +66,7 @@ def measure_memory(
         supervised_share=label_share(rows.train, answer_tokens=answer_tokens),
         gradient_checkpointing=section.gradient_checkpointing,
         is_mixed=autocast_dtype(section, model.dtype) is not None,
+        on_cpu=ranks.device.type == "cpu",
     )
     return room, memory
 

@@ -271,6 +271,7 @@ class TrainingSession:
                 ranks=self._ranks,
                 process_bytes=self._process_bytes,
                 is_sampled=isinstance(objective, SampledObjective),
+                is_alone=self._shared is None,
             )
             yield from loop.steps()
         if not loop.is_finished:

@@ -154,7 +154,11 @@ def _small_model(path: str, *, width: int, middle: int, layers: int) -> tuple[to
     size = model_size(model)
     if path != "fused":
         make_scorer(model, path="tree" if path == "tree" else "padded")
-    return model, size, kept_per_token(base, size, path=path, gradient_checkpointing=False, is_mixed=False)
+    return (
+        model,
+        size,
+        kept_per_token(base, size, path=path, gradient_checkpointing=False, is_mixed=False, on_cpu=False),
+    )
 
 
 def _rows(count: int, length: int) -> list[Row]:

@@ -27,10 +27,11 @@ class PastRun:
     record: PlanRecord
 
     @property
-    def memory_ratio(self) -> float:
-        """Measured over forecast peak."""
+    def memory_ratio(self) -> float | None:
+        """Measured over forecast peak; None where one of them is unknown."""
         assert self.record.measured is not None
-        return self.record.measured.peak_bytes / self.record.predicted.peak_bytes
+        planned, measured = self.record.predicted.peak_bytes, self.record.measured.peak_bytes
+        return measured / planned if measured and planned else None
 
     @property
     def time_ratio(self) -> float | None:
@@ -85,7 +86,7 @@ def past_runs(folder: Path) -> list[PastRun]:
 def correction(runs: Sequence[PastRun], *, machine: str, path: str) -> Correction:
     """The factors that runs of this machine and path give."""
     same = [run for run in runs if (run.record.machine, run.record.path) == (machine, path)]
-    memory = [run.memory_ratio for run in same]
+    memory = [ratio for run in same if (ratio := run.memory_ratio) is not None]
     times = [ratio for run in same if (ratio := run.time_ratio) is not None]
     has_memory, has_time = len(memory) >= MIN_RUNS, len(times) >= MIN_RUNS
     return Correction(

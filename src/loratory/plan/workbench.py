@@ -119,6 +119,7 @@ class Workbench:
             process_bytes=place.process_bytes,
             workspace_bytes=CPU_WORKSPACE if place.device is None else _GPU_WORKSPACE,
             num_sampled=_NUM_SAMPLED,
+            on_cpu=place.device is None,
         )
         return forecast_run(model, self.rows.train, plan, self._batching(config, model, path, place), setting)
 
@@ -137,6 +138,7 @@ class Workbench:
                 supervised_share=label_share(self.rows.train),
                 gradient_checkpointing=section.gradient_checkpointing,
                 is_mixed=autocast_dtype(section, base.dtype) is not None,
+                on_cpu=place.device is None,
             )
             weights = sum(p.numel() * p.element_size() for p in model.parameters())
             weights = weights // 4 if config.quantization.is_active else weights

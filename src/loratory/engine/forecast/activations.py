@@ -1,22 +1,32 @@
 """What one token keeps in memory until the backward pass, by path.
 
 The fused layers' list is our own and counted from the shapes. What the model's own layers keep is asked of autograd: a
-forward pass without data (meta device) tells every tensor that it would save, whatever the family or adapter.
+forward pass without data (meta device) tells every tensor that stays, whatever the family or adapter; `heap` tells
+how much room the C library takes for them.
 """
 
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
+from loratory.engine.forecast.heap import Heap
 from loratory.engine.forecast.model_size import ModelSize, activation_itemsize
 from loratory.tree.registry import IMPLEMENTATION
 
-_TOKENS = 16
+# Many enough that what does not grow with tokens, such as an adapter's own weights, hides nothing that does.
+_TOKENS, _ROW_TOKENS = 512, 64
 # Measured with PEFT on 135M shapes: 1.4 MiB per token without logits, where the fused layers save 0.66.
 _PLAIN_LAYERS_FACTOR = 2.1
+# The heap around tensors, where a pass cannot be traced; see `heap`.
+_HEAP_FACTOR = 1.5
+# Recomputing layer by layer leaves holes of all sizes; measured: about three layers' worth of heap besides the inputs.
+_RECOMPUTED_LAYERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +37,19 @@ class KeptPerToken:
         kept_bytes: Kept for the backward pass by all layers.
         last_rows_bytes: The part of these that the last layer keeps of predictors only.
         moment_bytes: Alive for a moment in the backward pass of one layer.
+        read_bytes: Tensors that the backward pass reads; with gradient checkpointing those that are made again.
         pass_bytes: Kept by a pass whatever its tokens, such as updated weights that an adapter computes with.
     """
 
     kept_bytes: float
     last_rows_bytes: float
     moment_bytes: float
+    read_bytes: float
     pass_bytes: float = 0.0
 
 
 def kept_per_token(
-    base: PreTrainedModel, size: ModelSize, *, path: str, gradient_checkpointing: bool, is_mixed: bool
+    base: PreTrainedModel, size: ModelSize, *, path: str, gradient_checkpointing: bool, is_mixed: bool, on_cpu: bool
 ) -> KeptPerToken:
     """Count for one path.
 
@@ -47,6 +59,7 @@ def kept_per_token(
         path: The scorer's.
         gradient_checkpointing: Only the layers' inputs are kept, and one layer's inside.
         is_mixed: Autocast.
+        on_cpu: Count the heap's holes too; GPU memory has next to none.
     """
     itemsize = activation_itemsize(size, is_mixed=is_mixed)
     outputs = sum(linear.outputs for linear in size.linears)
@@ -57,59 +70,118 @@ def kept_per_token(
         last = [linear for linear in size.linears if linear.layer == size.num_layers - 1 and not linear.feeds_keys]
         rows = sum(linear.outputs for linear in last)
         moment = 3 * size.num_query_floats + 4 * size.width
-        return KeptPerToken((floats + thin) * itemsize, rows * itemsize, moment * itemsize)
-    layer_floats = _PLAIN_LAYERS_FACTOR * floats / max(1, size.num_layers)
+        own = (floats + thin) * itemsize
+        return KeptPerToken(own, rows * itemsize, moment * itemsize, own)
+    traced = None if is_mixed else _traced(base)
+    if traced is None:
+        read = _PLAIN_LAYERS_FACTOR * floats * itemsize
+        kept, constant = read * (_HEAP_FACTOR if on_cpu else 1.0), 0.0
+    else:
+        read, constant = traced.tensors
+        kept, constant = traced.heap if on_cpu else (read, constant)
     if gradient_checkpointing:
-        return KeptPerToken((layer_floats + size.num_layers * size.width) * itemsize, 0.0, 3.0 * largest * itemsize)
-    traced = None if is_mixed else _traced_bytes(base)
-    kept, constant = (_PLAIN_LAYERS_FACTOR * floats * itemsize, 0.0) if traced is None else traced
-    return KeptPerToken(kept, 0.0, 4.0 * largest * itemsize, constant)
+        layers = _RECOMPUTED_LAYERS if on_cpu else 1
+        layer = kept * layers / max(1, size.num_layers)
+        return KeptPerToken(layer + size.num_layers * size.width * itemsize, 0.0, 3.0 * largest * itemsize, read)
+    return KeptPerToken(kept, 0.0, 4.0 * largest * itemsize, read, constant)
 
 
-def _traced_bytes(base: PreTrainedModel) -> tuple[float, float] | None:
-    """Bytes that the body saves per token, and besides; None where the model cannot run without data."""
-    few, many = (_saved_bytes(base, num_tokens) for num_tokens in (_TOKENS, 2 * _TOKENS))
-    if few is None or many is None or many <= few:
+@dataclass(frozen=True, slots=True)
+class _Traced:
+    """What the body keeps: bytes per token, and besides."""
+
+    tensors: tuple[float, float]
+    heap: tuple[float, float]
+
+
+def _traced(base: PreTrainedModel) -> _Traced | None:
+    """From two passes without data; None where the model cannot run so."""
+    few, many = (_after_forward(base, num_tokens) for num_tokens in (_TOKENS, 2 * _TOKENS))
+    if few is None or many is None or many.num_bytes <= few.num_bytes:
         return None
+    return _Traced(_line(few.num_bytes, many.num_bytes), _line(few.heap_bytes, many.heap_bytes))
+
+
+def _line(few: int, many: int) -> tuple[float, float]:
     per_token = (many - few) / _TOKENS
     return per_token, max(0.0, few - per_token * _TOKENS)
 
 
-def _saved_bytes(base: PreTrainedModel, num_tokens: int) -> int | None:
-    """Bytes that the body's autograd graph saves for one row of tokens."""
+@dataclass(frozen=True, slots=True)
+class _Occupied:
+    """Bytes of tensors, and of the heap around them."""
+
+    num_bytes: int
+    heap_bytes: int
+
+
+def _after_forward(base: PreTrainedModel, num_tokens: int) -> _Occupied | None:
+    """What tokens occupy behind the body's forward pass."""
     body = base.base_model
+    if not any(p.requires_grad for p in body.parameters()):
+        return None
     tensors = {
         name: torch.empty_like(t, device="meta").requires_grad_(t.requires_grad)
         for name, t in (*body.named_parameters(remove_duplicate=False), *body.named_buffers(remove_duplicate=False))
     }
-    own = {t.untyped_storage()._cdata for t in tensors.values()}
-    saved: dict[int, torch.UntypedStorage] = {}
-
-    def pack(t: torch.Tensor) -> torch.Tensor:
-        storage = t.untyped_storage()
-        if storage._cdata not in own:
-            saved[storage._cdata] = storage
-        return t
-
+    watch = _Watch({t.untyped_storage()._cdata for t in tensors.values()})
     try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        with watch:
             output = functional_call(body, tensors, kwargs=_arguments(base, num_tokens))
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, IndexError, KeyError):
         return None  # families that look at values, and packed weights, have the estimate from shapes
+    occupied = _Occupied(watch.num_bytes, watch.heap.size)
     del output
-    return sum(storage.nbytes() for storage in saved.values())
+    return occupied
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows every tensor that operations make, from its birth to its end."""
+
+    def __init__(self, own: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.heap = Heap()
+        self.num_bytes = 0
+        self._own = own
+        self._places: dict[int, tuple[int, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for t in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(t, torch.Tensor):
+                self._see(t.untyped_storage())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if not size or key in self._own or key in self._places:
+            return
+        self._places[key] = (self.heap.take(size), size)
+        self.num_bytes += size
+        weakref.finalize(storage, self._lose, key).atexit = False
+
+    def _lose(self, key: int) -> None:
+        address, size = self._places.pop(key)
+        self.heap.give(address)
+        self.num_bytes -= size
 
 
 def _arguments(base: PreTrainedModel, num_tokens: int) -> dict[str, Any]:
-    tokens = torch.zeros(1, num_tokens, dtype=torch.int64, device="meta")
-    arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
     if base.config._attn_implementation == IMPLEMENTATION:
+        tokens = torch.zeros(1, num_tokens, dtype=torch.int64, device="meta")
         mask = torch.empty(1, 1, 0, 0, dtype=torch.bool, device="meta")
-        arguments |= {"position_ids": tokens, "attention_mask": mask, "tree_attention": _attend}
-    else:
-        mask = torch.empty(1, 1, num_tokens, num_tokens, dtype=torch.bool, device="meta")
-        arguments |= {"attention_mask": mask}
-    return arguments
+        return {
+            "input_ids": tokens,
+            "use_cache": False,
+            "position_ids": tokens,
+            "attention_mask": mask,
+            "tree_attention": _attend,
+        }
+    tokens = torch.zeros(num_tokens // _ROW_TOKENS, _ROW_TOKENS, dtype=torch.int64, device="meta")
+    mask = torch.empty(len(tokens), 1, _ROW_TOKENS, _ROW_TOKENS, dtype=torch.bool, device="meta")
+    return {"input_ids": tokens, "use_cache": False, "attention_mask": mask}
 
 
 def _attend(q_THK: torch.Tensor, k_TGK: torch.Tensor, v_TGK: torch.Tensor, *, scaling: float | None) -> torch.Tensor:

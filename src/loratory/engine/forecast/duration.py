@@ -9,6 +9,7 @@ from loratory.engine.forecast.work import PassWork, StepWork
 from loratory.tree.fused.chunks import CHUNK_TOKENS
 
 _LOGIT_PASSES = 6  # over the logits in memory: maximum, difference, exponential, sum, and the products' own
+_FORWARD_SHARE = 0.4  # of what layers cost besides their products
 _ADAM_BYTES = 28  # read and written per number: parameter, gradient, two moments
 
 
@@ -115,8 +116,9 @@ def _pass_seconds(
         seconds += _LOGIT_PASSES * 4 * head_rows * size.vocabulary / machine.bandwidth_bytes_per_s
     tokens = work.padded_tokens if path == "padded" else work.tokens
     pace = machine.paths[path]
-    floats = max(0.0, tokens * kept.kept_bytes - max(0, tokens - work.predictors) * kept.last_rows_bytes)
-    return seconds + floats / size.itemsize * pace.float_s + size.num_layers * pace.layer_s
+    floats = max(0.0, tokens * kept.read_bytes - max(0, tokens - work.predictors) * kept.last_rows_bytes)
+    besides = floats / size.itemsize * pace.float_s + size.num_layers * pace.layer_s
+    return seconds + besides * (1 + _FORWARD_SHARE * forward_again)
 
 
 def _rows(layer: LinearSize, size: ModelSize, work: PassWork, path: str) -> int:

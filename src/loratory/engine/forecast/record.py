@@ -22,14 +22,14 @@ class Figures:
 
     Attributes:
         trainable: Trained numbers.
-        peak_bytes: Highest memory of the training process, or of its GPU.
-        step_seconds: Mean time of an optimizer step, without the first of a run; None if unknown.
+        peak_bytes: Highest memory of the training process, or of its GPU; None if other runs shared it.
+        step_seconds: Mean time of an optimizer step, without the first of a run; None if unknown or shared.
         final_bytes: Tensors of the result on disk.
         checkpoint_bytes: Tensors of a checkpoint on disk, without the generators'.
     """
 
     trainable: int
-    peak_bytes: int
+    peak_bytes: int | None
     step_seconds: float | None
     final_bytes: int
     checkpoint_bytes: int

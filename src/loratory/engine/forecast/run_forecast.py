@@ -73,6 +73,7 @@ class ForecastSetting:
         workspace_bytes: Buffers of libraries.
         num_sampled: Steps that are counted; the others are taken to be like them.
         total_steps: Steps of the run if they are not the data's.
+        on_cpu: The device is no GPU.
     """
 
     config: RunConfig
@@ -82,6 +83,7 @@ class ForecastSetting:
     workspace_bytes: int = CPU_WORKSPACE
     num_sampled: int = 16
     total_steps: int | None = None
+    on_cpu: bool = True
 
 
 def forecast_run(
@@ -103,7 +105,7 @@ def forecast_run(
     config, path = setting.config, setting.path
     section = config.train
     size = model_size(model, quantization=config.quantization)
-    kept = kept_of(model, size, config, path=path)
+    kept = kept_of(model, size, config, path=path, on_cpu=setting.on_cpu)
     total = setting.total_steps or plan.total_steps(num_epochs=section.num_epochs, max_steps=section.max_steps)
     steps = [
         step_work([rows[i] for i in plan.rows(index)], batching, path=path)
@@ -117,7 +119,7 @@ def forecast_run(
             step_seconds(size, kept, step, setting.machine, path=path, gradient_checkpointing=checkpointing)
             for step in steps
         ) / len(steps)
-    padded = kept if path == "padded" else kept_of(model, size, config, path="padded")
+    padded = kept if path == "padded" else kept_of(model, size, config, path="padded", on_cpu=setting.on_cpu)
     flops = [step_flops(size, step, path=path, gradient_checkpointing=checkpointing) for step in steps]
     row_tokens = sum(row.num_tokens for row in rows)
     share = sum(step.num_tokens(path) for step in steps) / max(1, sum(step.row_tokens for step in steps))
@@ -150,7 +152,9 @@ def forecast_run(
     )
 
 
-def kept_of(model: PeftModel | PreTrainedModel, size: ModelSize, config: RunConfig, *, path: str) -> KeptPerToken:
+def kept_of(
+    model: PeftModel | PreTrainedModel, size: ModelSize, config: RunConfig, *, path: str, on_cpu: bool
+) -> KeptPerToken:
     """What a token keeps under this configuration."""
     base = base_of(model)
     return kept_per_token(
@@ -159,6 +163,7 @@ def kept_of(model: PeftModel | PreTrainedModel, size: ModelSize, config: RunConf
         path=path,
         gradient_checkpointing=config.train.gradient_checkpointing,
         is_mixed=autocast_dtype(config.train, base.dtype) is not None,
+        on_cpu=on_cpu,
     )
 
 
