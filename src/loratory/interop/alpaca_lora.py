@@ -6,18 +6,8 @@ Both fix much that is no flag: float16, 100 warm-up steps, a linear schedule, ch
 from collections.abc import Mapping
 from typing import Any
 
+from loratory.interop import rules
 from loratory.interop.draft import Draft, Tool, put_output_folder
-from loratory.interop.rules import (
-    Table,
-    ignored,
-    is_off,
-    known_elsewhere,
-    not_honoured,
-    same_name,
-    targets_of,
-    to,
-    together,
-)
 
 TEMPLATE_FOLDER = "templates"
 _KNOWN_TEMPLATES = ("alpaca", "alpaca_legacy", "alpaca_short", "vigogne")
@@ -38,7 +28,7 @@ def _read_length(draft: Draft, key: str, value: Any) -> None:
 
 def _read_validation(draft: Draft, key: str, value: Any) -> None:
     draft.put("data.val_size", value, origin=key)
-    if not is_off(value):
+    if not rules.is_off(value):
         draft.remark("approximated", key, "as many validation rows, but others: chosen by content hash", value=value)
 
 
@@ -51,26 +41,26 @@ def _read_template(draft: Draft, key: str, value: Any) -> None:
 
 
 def _read_project(draft: Draft, key: str, value: Any) -> None:
-    if not is_off(value):
+    if not rules.is_off(value):
         draft.put("run.trackers", ["wandb"], origin=key)
         draft.put("run.project", str(value), origin=key)
 
 
-RULES: Table = {
-    **known_elsewhere("base_model", "data_path", "lora_r", "lora_alpha", "lora_dropout"),
-    **same_name("train", "num_epochs", "learning_rate", "group_by_length"),
-    **same_name("data", "train_on_inputs"),
-    "lora_target_modules": to("adapter.targets", targets_of),
+RULES: rules.Table = {
+    **rules.known_elsewhere("base_model", "data_path", "lora_r", "lora_alpha", "lora_dropout"),
+    **rules.same_name("train", "num_epochs", "learning_rate", "group_by_length"),
+    **rules.same_name("data", "train_on_inputs"),
+    "lora_target_modules": rules.to("adapter.targets", rules.targets_of),
     "cutoff_len": _read_length,
     "val_set_size": _read_validation,
     "prompt_template_name": _read_template,
     "output_dir": put_output_folder,
     "wandb_project": _read_project,
-    **together("batch_size", "micro_batch_size"),
-    **ignored("the end token is trained with and without it, there and here", "add_eos_token"),
-    **ignored("the run directory names the run", "wandb_run_name"),
-    **ignored("metrics are logged, not weights", "wandb_watch", "wandb_log_model"),
-    **ignored("give --resume to `loratory train`", "resume_from_checkpoint"),
+    **rules.together("batch_size", "micro_batch_size"),
+    **rules.ignored("the end token is trained with and without it, there and here", "add_eos_token"),
+    **rules.ignored("the run directory names the run", "wandb_run_name"),
+    **rules.ignored("metrics are logged, not weights", "wandb_watch", "wandb_log_model"),
+    **rules.ignored("give --resume to `loratory train`", "resume_from_checkpoint"),
 }
 DEFAULTS: Mapping[str, object] = {
     "data_path": "yahma/alpaca-cleaned",
@@ -89,14 +79,14 @@ DEFAULTS: Mapping[str, object] = {
     "group_by_length": False,
     "prompt_template_name": "alpaca",
 }
-PRUNER_RULES: Table = {
+PRUNER_RULES: rules.Table = {
     **RULES,
-    "prune_model": to("model.model_name_or_path"),
-    **ignored("the pruned model brings its own tokenizer and shapes", "base_model"),
-    **ignored("tokenised rows are kept anyway", "cache_dataset"),
-    **ignored("start several processes with torchrun", "local_rank"),
-    **not_honoured("text perplexity is `loratory evaluate`, after training", "extra_val_dataset"),
-    **together("no_instruction"),
+    "prune_model": rules.to("model.model_name_or_path"),
+    **rules.ignored("the pruned model brings its own tokenizer and shapes", "base_model"),
+    **rules.ignored("tokenised rows are kept anyway", "cache_dataset"),
+    **rules.ignored("start several processes with torchrun", "local_rank"),
+    **rules.not_honoured("text perplexity is `loratory evaluate`, after training", "extra_val_dataset"),
+    **rules.together("no_instruction"),
 }
 PRUNER_DEFAULTS: Mapping[str, object] = {
     **DEFAULTS,

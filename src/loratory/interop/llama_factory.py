@@ -3,22 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from loratory.interop import rules
 from loratory.interop.draft import Draft, Tool
 from loratory.interop.llama_factory_settings import MODEL_RULES, OTHER_METHODS
 from loratory.interop.objectives import put_objective
-from loratory.interop.rules import (
-    Table,
-    approximated,
-    ignored,
-    known_elsewhere,
-    names_of,
-    not_honoured,
-    only,
-    same_name,
-    targets_of,
-    to,
-    together,
-)
 from loratory.interop.trainer_settings import TRAINER_DEFAULTS, TRAINER_RULES, finish_trainer
 
 # Its template names that mean a template of ours; any other is a chat model's, whose tokenizer brings it along.
@@ -114,65 +102,69 @@ def _read_mix(draft: Draft, key: str, value: Any) -> None:
 
 
 def _read_probabilities(draft: Draft, key: str, value: Any) -> None:
-    draft.put("data.mix_weights", [float(part) for part in names_of(value)], origin=key)
+    draft.put("data.mix_weights", [float(part) for part in rules.names_of(value)], origin=key)
 
 
 def _read_adapters(draft: Draft, key: str, value: Any) -> None:
-    names = names_of(value)
+    names = rules.names_of(value)
     draft.put("adapter.path", names[0], origin=key)
     if len(names) > 1:
         draft.report("not honoured", key, "one adapter is continued; merge the others into the base first")
 
 
-DATA_RULES: Table = {
-    "dataset": to("data.train", names_of),
-    "eval_dataset": to("data.validation", names_of),
+DATA_RULES: rules.Table = {
+    "dataset": rules.to("data.train", rules.names_of),
+    "eval_dataset": rules.to("data.validation", rules.names_of),
     "dataset_dir": _read_dataset_dir,
     "template": _read_template,
     "cutoff_len": _read_length,
     "mix_strategy": _read_mix,
     "interleave_probs": _read_probabilities,
-    "train_on_prompt": to("data.train_on_inputs"),
-    "default_system": to("data.system"),
-    **same_name("data", "val_size", "max_samples"),
-    **not_honoured("every answer of a conversation is trained", "mask_history"),
-    **not_honoured(
+    "train_on_prompt": rules.to("data.train_on_inputs"),
+    "default_system": rules.to("data.system"),
+    **rules.same_name("data", "val_size", "max_samples"),
+    **rules.not_honoured("every answer of a conversation is trained", "mask_history"),
+    **rules.not_honoured(
         "rows are never packed: a batch counts rows here and packs there (and without neat_packing, packed rows see "
         "one another there)",
         "packing",
     ),
-    **not_honoured("rows are never packed: a batch counts rows here and packs there", "neat_packing"),
-    **not_honoured("rows are taken from their source again", "tokenized_path"),
-    **approximated("rows are read whole and shuffled over all of them", "streaming"),
-    **approximated("tool calls stay the text they are", "tool_format"),
-    **approximated("the template decides", "enable_thinking", "preserve_thinking"),
-    **ignored("speed and memory of reading; the rows are the same", "buffer_size", "overwrite_cache"),
-    **ignored("speed and memory of reading; the rows are the same", "preprocessing_batch_size"),
-    **ignored("speed and memory of reading; the rows are the same", "preprocessing_num_workers"),
-    **ignored("speed and memory of reading; the rows are the same", "data_shared_file_system"),
-    **ignored("only text is trained on", "media_dir"),
-    **ignored("evaluation computes the loss alone", "eval_num_beams", "eval_on_each_dataset"),
-    **only((True, None), "padding is never trained on", "ignore_pad_token_for_loss"),
+    **rules.not_honoured("rows are never packed: a batch counts rows here and packs there", "neat_packing"),
+    **rules.not_honoured("rows are taken from their source again", "tokenized_path"),
+    **rules.approximated("rows are read whole and shuffled over all of them", "streaming"),
+    **rules.approximated("tool calls stay the text they are", "tool_format"),
+    **rules.approximated("the template decides", "enable_thinking", "preserve_thinking"),
+    **rules.ignored("speed and memory of reading; the rows are the same", "buffer_size", "overwrite_cache"),
+    **rules.ignored("speed and memory of reading; the rows are the same", "preprocessing_batch_size"),
+    **rules.ignored("speed and memory of reading; the rows are the same", "preprocessing_num_workers"),
+    **rules.ignored("speed and memory of reading; the rows are the same", "data_shared_file_system"),
+    **rules.ignored("only text is trained on", "media_dir"),
+    **rules.ignored("evaluation computes the loss alone", "eval_num_beams", "eval_on_each_dataset"),
+    **rules.only((True, None), "padding is never trained on", "ignore_pad_token_for_loss"),
 }
-FINETUNING_RULES: Table = {
-    **known_elsewhere("lora_alpha", "lora_dropout", "lora_rank", "finetuning_type"),
-    **same_name("adapter", "use_rslora", "use_dora", "create_new_adapter"),
-    **same_name("train", "loraplus_lr_ratio", "loraplus_lr_embedding"),
-    "lora_target": to("adapter.targets", targets_of),
-    "additional_target": to("adapter.modules_to_save", names_of),
+FINETUNING_RULES: rules.Table = {
+    **rules.known_elsewhere("lora_alpha", "lora_dropout", "lora_rank", "finetuning_type"),
+    **rules.same_name("adapter", "use_rslora", "use_dora", "create_new_adapter"),
+    **rules.same_name("train", "loraplus_lr_ratio", "loraplus_lr_embedding"),
+    "lora_target": rules.to("adapter.targets", rules.targets_of),
+    "additional_target": rules.to("adapter.modules_to_save", rules.names_of),
     "adapter_name_or_path": _read_adapters,
-    "early_stopping_steps": to("train.early_stopping_patience"),
-    **together("stage", "pissa_init", "pissa_iter", "pref_beta", "pref_loss", "simpo_gamma", "dpo_label_smoothing"),
-    **together("kto_chosen_weight", "kto_rejected_weight", "pref_ftx", "ref_model", "reward_model"),
-    **together("ppo_epochs", "ppo_target", "ppo_whiten_rewards"),
-    **approximated("weights are bfloat16 and so is the arithmetic; the adapter stays in float32", "pure_bf16"),
-    **approximated("a saved adapter always goes with the base that is named", "pissa_convert"),
-    **not_honoured("rows come in random order", "disable_shuffling"),
-    **ignored("metrics.jsonl holds the loss and token accuracy of every logged step", "plot_loss", "compute_accuracy"),
-    **ignored("metrics.jsonl holds tokens per second", "include_effective_tokens_per_second"),
+    "early_stopping_steps": rules.to("train.early_stopping_patience"),
+    **rules.together(
+        "stage", "pissa_init", "pissa_iter", "pref_beta", "pref_loss", "simpo_gamma", "dpo_label_smoothing"
+    ),
+    **rules.together("kto_chosen_weight", "kto_rejected_weight", "pref_ftx", "ref_model", "reward_model"),
+    **rules.together("ppo_epochs", "ppo_target", "ppo_whiten_rewards"),
+    **rules.approximated("weights are bfloat16 and so is the arithmetic; the adapter stays in float32", "pure_bf16"),
+    **rules.approximated("a saved adapter always goes with the base that is named", "pissa_convert"),
+    **rules.not_honoured("rows come in random order", "disable_shuffling"),
+    **rules.ignored(
+        "metrics.jsonl holds the loss and token accuracy of every logged step", "plot_loss", "compute_accuracy"
+    ),
+    **rules.ignored("metrics.jsonl holds tokens per second", "include_effective_tokens_per_second"),
     **OTHER_METHODS,
 }
-RULES: Table = {**TRAINER_RULES, **MODEL_RULES, **DATA_RULES, **FINETUNING_RULES}
+RULES: rules.Table = {**TRAINER_RULES, **MODEL_RULES, **DATA_RULES, **FINETUNING_RULES}
 
 
 def _finish(draft: Draft, settings: Mapping[str, Any]) -> None:

@@ -3,18 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from loratory.interop import rules
 from loratory.interop.draft import Draft, Tool
-from loratory.interop.rules import (
-    Table,
-    ignored,
-    is_off,
-    known_elsewhere,
-    not_honoured,
-    only,
-    same_name,
-    targets_of,
-    to,
-)
 
 ADAPTER_MARK = "peft_type"
 
@@ -70,7 +60,7 @@ def _read_task(draft: Draft, key: str, value: Any) -> None:
 
 
 def _read_loftq(draft: Draft, key: str, value: Any) -> None:
-    if is_off(value):
+    if rules.is_off(value):
         return
     if value == {"loftq_bits": 4}:
         draft.put("quantization.load_in_4bit", True, origin=key)
@@ -86,38 +76,38 @@ def _read_patterns(key: str, convert: type) -> Any:
     return read
 
 
-def _options(*names: str) -> Table:
+def _options(*names: str) -> rules.Table:
     """Settings that stand below `adapter.options` under their own names."""
 
     def rule(draft: Draft, name: str, value: Any) -> None:
-        if not is_off(value):
+        if not rules.is_off(value):
             draft.put("adapter.options", {**(draft.get("adapter.options") or {}), name: value}, origin=name)
 
     return dict.fromkeys(names, rule)
 
 
-ADAPTER_RULES: Table = {
-    **known_elsewhere("r", "lora_alpha", "lora_dropout"),
-    **same_name("adapter", "bias", "use_rslora", "use_dora"),
+ADAPTER_RULES: rules.Table = {
+    **rules.known_elsewhere("r", "lora_alpha", "lora_dropout"),
+    **rules.same_name("adapter", "bias", "use_rslora", "use_dora"),
     "peft_type": _read_method,
     "task_type": _read_task,
     "base_model_name_or_path": _read_base,
     "revision": _read_revision,
-    "target_modules": to("adapter.targets", targets_of),
-    "exclude_modules": to("adapter.exclude", targets_of),
-    "modules_to_save": to("adapter.modules_to_save"),
+    "target_modules": rules.to("adapter.targets", rules.targets_of),
+    "exclude_modules": rules.to("adapter.exclude", rules.targets_of),
+    "modules_to_save": rules.to("adapter.modules_to_save"),
     "init_lora_weights": read_init,
     "rank_pattern": _read_patterns("adapter.rank_pattern", int),
     "alpha_pattern": _read_patterns("adapter.alpha_pattern", float),
-    **ignored("says how a finished adapter is loaded; here it is trained", "inference_mode"),
-    **ignored("found from the base model's layers", "fan_in_fan_out", "ensure_weight_tying", "auto_mapping"),
-    **ignored("only of use with its own kind of training or hardware", "megatron_config", "runtime_config"),
-    **ignored("only of use with its own kind of training or hardware", "peft_version", "qalora_group_size"),
-    **only(("megatron.core", None), "Megatron layers are not trained here", "megatron_core"),
+    **rules.ignored("says how a finished adapter is loaded; here it is trained", "inference_mode"),
+    **rules.ignored("found from the base model's layers", "fan_in_fan_out", "ensure_weight_tying", "auto_mapping"),
+    **rules.ignored("only of use with its own kind of training or hardware", "megatron_config", "runtime_config"),
+    **rules.ignored("only of use with its own kind of training or hardware", "peft_version", "qalora_group_size"),
+    **rules.only(("megatron.core", None), "Megatron layers are not trained here", "megatron_core"),
     **_options("layers_to_transform", "layers_pattern", "trainable_token_indices", "lora_bias", "use_bdlora"),
     **_options("velora_config", "eva_config", "corda_config", "lora_ga_config"),
-    **not_honoured(_NO_LIKE, "layer_replication", "target_parameters", "alora_invocation_tokens", "arrow_config"),
-    **not_honoured(_NO_LIKE, "use_qalora", "kasa_config", "monteclora_config"),
+    **rules.not_honoured(_NO_LIKE, "layer_replication", "target_parameters", "alora_invocation_tokens", "arrow_config"),
+    **rules.not_honoured(_NO_LIKE, "use_qalora", "kasa_config", "monteclora_config"),
     "loftq_config": _read_loftq,
 }
 _OF_LORA = frozenset(ADAPTER_RULES) - {
@@ -141,7 +131,7 @@ ADAPTER_DEFAULTS: Mapping[str, object] = {
 
 
 def _finish(draft: Draft, settings: Mapping[str, Any]) -> None:
-    if is_off(settings.get("target_modules")):
+    if rules.is_off(settings.get("target_modules")):
         draft.put("adapter.targets", "default", origin="target_modules")
     method = str(settings.get("peft_type")).lower()
     if method != "lora":
@@ -162,7 +152,7 @@ def _put_method(draft: Draft, method: str) -> None:
     draft.findings = [finding for finding in draft.findings if finding.key not in options]
     said = {finding.key for finding in draft.findings} | set(options)
     for key, value in draft.given.items():
-        if key in _OF_LORA and key not in said and not is_off(value):
+        if key in _OF_LORA and key not in said and not rules.is_off(value):
             draft.report("unknown", key, f"{method} has no such option")
 
 

@@ -3,39 +3,30 @@
 from collections.abc import Mapping
 from typing import Any
 
+from loratory.interop import rules
 from loratory.interop.draft import Draft, Tool
-from loratory.interop.rules import (
-    Table,
-    approximated,
-    ignored,
-    is_off,
-    known_elsewhere,
-    not_honoured,
-    same_name,
-    targets_of,
-    to,
-    together,
-)
 from loratory.interop.trainer_settings import TRAINER_DEFAULTS, TRAINER_RULES, finish_trainer
 from loratory.interop.trl import SFT_RULES, finish_text, hub_split
 
-RULES: Table = {
+RULES: rules.Table = {
     **TRAINER_RULES,
     **SFT_RULES,
-    **same_name("model", "model_name_or_path"),
-    **same_name("quantization", "bnb_4bit_quant_type"),
-    **known_elsewhere("lora_r", "lora_alpha", "lora_dropout"),
-    "lora_target_modules": to("adapter.targets", targets_of),
-    "use_nested_quant": to("quantization.bnb_4bit_use_double_quant"),
-    "bnb_4bit_compute_dtype": to("quantization.bnb_4bit_compute_dtype"),
-    "use_4bit_quantization": to("quantization.load_in_4bit"),
-    "use_8bit_quantization": to("quantization.load_in_8bit"),
-    **together("chat_template_format", "dataset_name", "splits", "use_peft_lora", "dataset_text_field"),
-    **ignored("the fastest exact kernel is chosen by the engine", "use_flash_attn", "use_unsloth", "use_reentrant"),
-    **ignored("the dtype of stored 4-bit weights has no influence on values", "bnb_4bit_quant_storage_dtype"),
-    **ignored("only of use with packing: the end token is trained after every row", "append_concat_token"),
-    **approximated("begin tokens stand where the tokenizer puts them", "add_special_tokens"),
-    **not_honoured("the tokenizer is used as it is", "hub_dataset_config"),
+    **rules.same_name("model", "model_name_or_path"),
+    **rules.same_name("quantization", "bnb_4bit_quant_type"),
+    **rules.known_elsewhere("lora_r", "lora_alpha", "lora_dropout"),
+    "lora_target_modules": rules.to("adapter.targets", rules.targets_of),
+    "use_nested_quant": rules.to("quantization.bnb_4bit_use_double_quant"),
+    "bnb_4bit_compute_dtype": rules.to("quantization.bnb_4bit_compute_dtype"),
+    "use_4bit_quantization": rules.to("quantization.load_in_4bit"),
+    "use_8bit_quantization": rules.to("quantization.load_in_8bit"),
+    **rules.together("chat_template_format", "dataset_name", "splits", "use_peft_lora", "dataset_text_field"),
+    **rules.ignored(
+        "the fastest exact kernel is chosen by the engine", "use_flash_attn", "use_unsloth", "use_reentrant"
+    ),
+    **rules.ignored("the dtype of stored 4-bit weights has no influence on values", "bnb_4bit_quant_storage_dtype"),
+    **rules.ignored("only of use with packing: the end token is trained after every row", "append_concat_token"),
+    **rules.approximated("begin tokens stand where the tokenizer puts them", "add_special_tokens"),
+    **rules.not_honoured("the tokenizer is used as it is", "hub_dataset_config"),
 }
 DEFAULTS: Mapping[str, object] = {
     **TRAINER_DEFAULTS,
@@ -61,7 +52,7 @@ _TEMPLATES = {"none": "alpaca", "chatml": "chatml"}
 
 
 def _finish(draft: Draft, settings: Mapping[str, Any]) -> None:
-    if is_off(settings["use_peft_lora"]):
+    if rules.is_off(settings["use_peft_lora"]):
         draft.values["adapter"] = {"method": "full"}
     _finish_data(draft, settings)
     if settings["use_4bit_quantization"] is not True:
@@ -84,7 +75,7 @@ def _finish_data(draft: Draft, settings: Mapping[str, Any]) -> None:
     splits = [split for split in str(settings["splits"]).split(",") if split]
     kinds = {kind: [split for split in splits if kind in split] for kind in ("train", "test")}
     draft.put("data.train", hub_split(name, (kinds["train"] or ["train"])[0]), origin="dataset_name")
-    if kinds["test"] and not is_off(settings["eval_strategy"]):
+    if kinds["test"] and not rules.is_off(settings["eval_strategy"]):
         test = hub_split(name, kinds["test"][0])
         if test != name:
             draft.put("data.validation", test, origin="splits")

@@ -3,22 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from loratory.interop import rules
 from loratory.interop.draft import Draft, Tool
 from loratory.interop.objectives import put_objective
-from loratory.interop.rules import (
-    Table,
-    approximated,
-    ignored,
-    is_off,
-    known_elsewhere,
-    names_of,
-    not_honoured,
-    only,
-    same_name,
-    targets_of,
-    to,
-    together,
-)
 from loratory.interop.trainer_settings import TRAINER_DEFAULTS, TRAINER_RULES, finish_trainer
 
 _CENTER = "center_rewards_coefficient"
@@ -44,7 +31,7 @@ def _read_mixture(draft: Draft, key: str, value: Any) -> None:
             continue
         names.append(hub_split(str(entry["path"]), str(entry.get("split") or "train")))
         for extra in ("name", "data_dir", "data_files", "columns", "fraction"):
-            if not is_off(entry.get(extra)):
+            if not rules.is_off(entry.get(extra)):
                 draft.remark("not honoured", f"{key}[].{extra}", "only path and split are read", value=entry[extra])
     draft.put("data.train", names, origin=key)
 
@@ -55,30 +42,32 @@ def hub_split(name: str, split: str) -> str:
     return name if is_file or split == "train" else f"{name}:{split}"
 
 
-MODEL_RULES: Table = {
-    **same_name("model", "model_name_or_path"),
-    **same_name("adapter", "use_rslora", "use_dora"),
-    **same_name("quantization", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type"),
-    **known_elsewhere("lora_r", "lora_alpha", "lora_dropout"),
+MODEL_RULES: rules.Table = {
+    **rules.same_name("model", "model_name_or_path"),
+    **rules.same_name("adapter", "use_rslora", "use_dora"),
+    **rules.same_name("quantization", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type"),
+    **rules.known_elsewhere("lora_r", "lora_alpha", "lora_dropout"),
     "model_revision": _read_revision,
     "dtype": _read_dtype,
     "torch_dtype": _read_dtype,
-    "lora_target_modules": to("adapter.targets", targets_of),
-    "lora_modules_to_save": to("adapter.modules_to_save", names_of),
-    "use_bnb_nested_quant": to("quantization.bnb_4bit_use_double_quant"),
-    **together("use_peft"),
-    **only(("CAUSAL_LM", "SEQ_CLS", None), "models that generate text are trained", "lora_task_type"),
-    **not_honoured("there is nothing like it here", "lora_target_parameters"),
-    **ignored(_KERNEL, "attn_implementation", "use_flash_attn"),
-    **ignored("the dtype of stored 4-bit weights has no influence on values", "bnb_4bit_quant_storage"),
+    "lora_target_modules": rules.to("adapter.targets", rules.targets_of),
+    "lora_modules_to_save": rules.to("adapter.modules_to_save", rules.names_of),
+    "use_bnb_nested_quant": rules.to("quantization.bnb_4bit_use_double_quant"),
+    **rules.together("use_peft"),
+    **rules.only(("CAUSAL_LM", "SEQ_CLS", None), "models that generate text are trained", "lora_task_type"),
+    **rules.not_honoured("there is nothing like it here", "lora_target_parameters"),
+    **rules.ignored(_KERNEL, "attn_implementation", "use_flash_attn"),
+    **rules.ignored("the dtype of stored 4-bit weights has no influence on values", "bnb_4bit_quant_storage"),
 }
-SCRIPT_RULES: Table = {
+SCRIPT_RULES: rules.Table = {
     "datasets": _read_mixture,
-    **together("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split", "dataset_text_field"),
-    **approximated("rows are read whole and shuffled over all of them", "dataset_streaming", "streaming"),
-    **not_honoured("take validation rows with data.val_size", "test_split_size"),
-    **ignored("set the variables yourself", "env"),
-    **ignored("speed of reading; the rows are the same", "dataset_num_proc"),
+    **rules.together(
+        "dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split", "dataset_text_field"
+    ),
+    **rules.approximated("rows are read whole and shuffled over all of them", "dataset_streaming", "streaming"),
+    **rules.not_honoured("take validation rows with data.val_size", "test_split_size"),
+    **rules.ignored("set the variables yourself", "env"),
+    **rules.ignored("speed of reading; the rows are the same", "dataset_num_proc"),
 }
 
 
@@ -93,35 +82,35 @@ def _read_length(draft: Draft, key: str, value: Any) -> None:
     )
 
 
-SFT_RULES: Table = {
+SFT_RULES: rules.Table = {
     "max_length": _read_length,
     "max_seq_length": _read_length,
-    **together("completion_only_loss", "assistant_only_loss"),
-    **only(("nll", None), "cross-entropy is taken", "loss_type"),
-    **only((True, None), "rows come in random order", "shuffle_dataset"),
-    **not_honoured("rows are never packed: a batch counts rows here and packs there", "packing", "eval_packing"),
-    **not_honoured("the tokenizer is used as it is; data.template may name a template", "chat_template_path"),
-    **not_honoured("the tokenizer is used as it is", "eos_token"),
-    **not_honoured("rows are tokenised by the template", "dataset_kwargs"),
-    **approximated("rows lose the start of their prompt", "truncation_mode"),
-    **ignored("only of use with packing", "packing_strategy"),
-    **ignored("every token is computed once, without padding", "padding_free", "pad_to_multiple_of", "pad_token"),
-    **ignored("memory only", "activation_offloading", "model_init_kwargs"),
+    **rules.together("completion_only_loss", "assistant_only_loss"),
+    **rules.only(("nll", None), "cross-entropy is taken", "loss_type"),
+    **rules.only((True, None), "rows come in random order", "shuffle_dataset"),
+    **rules.not_honoured("rows are never packed: a batch counts rows here and packs there", "packing", "eval_packing"),
+    **rules.not_honoured("the tokenizer is used as it is; data.template may name a template", "chat_template_path"),
+    **rules.not_honoured("the tokenizer is used as it is", "eos_token"),
+    **rules.not_honoured("rows are tokenised by the template", "dataset_kwargs"),
+    **rules.approximated("rows lose the start of their prompt", "truncation_mode"),
+    **rules.ignored("only of use with packing", "packing_strategy"),
+    **rules.ignored("every token is computed once, without padding", "padding_free", "pad_to_multiple_of", "pad_token"),
+    **rules.ignored("memory only", "activation_offloading", "model_init_kwargs"),
 }
-_PREFERENCE_RULES: Table = {
+_PREFERENCE_RULES: rules.Table = {
     "max_length": _read_length,
-    **together("beta", "loss_type", "label_smoothing", "desirable_weight", "undesirable_weight"),
-    **not_honoured(_NO_OBJECTIVE_PARAMETER, "ld_alpha", "rpo_alpha", "use_weighting", "sync_ref_model"),
-    **not_honoured(_NO_OBJECTIVE_PARAMETER, "max_prompt_length", "max_completion_length", "disable_dropout"),
-    **not_honoured(_NO_OBJECTIVE_PARAMETER, "ref_model_init_kwargs"),
-    **ignored("the reference is computed by switching the adapter off", "precompute_ref_log_probs"),
-    **ignored("every token is computed once, without padding", "padding_free", "pad_to_multiple_of", "pad_token"),
-    **approximated("rows lose the start of their prompt", "truncation_mode"),
+    **rules.together("beta", "loss_type", "label_smoothing", "desirable_weight", "undesirable_weight"),
+    **rules.not_honoured(_NO_OBJECTIVE_PARAMETER, "ld_alpha", "rpo_alpha", "use_weighting", "sync_ref_model"),
+    **rules.not_honoured(_NO_OBJECTIVE_PARAMETER, "max_prompt_length", "max_completion_length", "disable_dropout"),
+    **rules.not_honoured(_NO_OBJECTIVE_PARAMETER, "ref_model_init_kwargs"),
+    **rules.ignored("the reference is computed by switching the adapter off", "precompute_ref_log_probs"),
+    **rules.ignored("every token is computed once, without padding", "padding_free", "pad_to_multiple_of", "pad_token"),
+    **rules.approximated("rows lose the start of their prompt", "truncation_mode"),
 }
-_REWARD_RULES: Table = {
+_REWARD_RULES: rules.Table = {
     "max_length": _read_length,
-    **together(_CENTER),
-    **not_honoured(_NO_OBJECTIVE_PARAMETER, "disable_dropout"),
+    **rules.together(_CENTER),
+    **rules.not_honoured(_NO_OBJECTIVE_PARAMETER, "disable_dropout"),
 }
 # Parameter below `objective` -> its name there.
 _GRPO_PARAMETERS = {
@@ -134,11 +123,11 @@ _GRPO_PARAMETERS = {
     "rollout.max_new_tokens": "max_completion_length",
     "rollout.temperature": "temperature",
 }
-_GRPO_RULES: Table = {
-    **together(*_GRPO_PARAMETERS.values(), "loss_type", "reward_funcs"),
-    **not_honoured("answers are sampled by the engine itself", "use_vllm", "vllm_mode"),
-    **not_honoured(_NO_OBJECTIVE_PARAMETER, "reward_weights", "steps_per_generation", "generation_batch_size"),
-    **not_honoured(_NO_OBJECTIVE_PARAMETER, "max_prompt_length", "top_p", "top_k", "min_p", "repetition_penalty"),
+_GRPO_RULES: rules.Table = {
+    **rules.together(*_GRPO_PARAMETERS.values(), "loss_type", "reward_funcs"),
+    **rules.not_honoured("answers are sampled by the engine itself", "use_vllm", "vllm_mode"),
+    **rules.not_honoured(_NO_OBJECTIVE_PARAMETER, "reward_weights", "steps_per_generation", "generation_batch_size"),
+    **rules.not_honoured(_NO_OBJECTIVE_PARAMETER, "max_prompt_length", "top_p", "top_k", "min_p", "repetition_penalty"),
 }
 # What TRL takes where it departs from the Trainer; `bf16` is on unless switched off.
 TRL_DEFAULTS: Mapping[str, object] = {
@@ -180,7 +169,7 @@ _GRPO_DEFAULTS = {
 
 def finish_common(draft: Draft, settings: Mapping[str, Any]) -> None:
     """What the settings of model, data and Trainer mean together, for every command."""
-    if is_off(settings["use_peft"]):
+    if rules.is_off(settings["use_peft"]):
         draft.values["adapter"] = {"method": "full"}
         draft.report("ignored", "lora_r", "use_peft is not true: all weights are trained")
     elif settings.get("lora_target_modules") is None:
@@ -188,7 +177,7 @@ def finish_common(draft: Draft, settings: Mapping[str, Any]) -> None:
     name = settings.get("dataset_name")
     if name is not None:
         draft.put("data.train", hub_split(str(name), str(settings["dataset_train_split"])), origin="dataset_name")
-        if not is_off(settings.get("eval_strategy")):
+        if not rules.is_off(settings.get("eval_strategy")):
             test = hub_split(str(name), str(settings["dataset_test_split"]))
             if test != name:
                 draft.put("data.validation", test, origin="dataset_test_split")
@@ -230,7 +219,7 @@ def _preference(settings: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
 
 def _finish_dpo(draft: Draft, settings: Mapping[str, Any]) -> None:
     finish_common(draft, settings)
-    losses = names_of(settings["loss_type"])
+    losses = rules.names_of(settings["loss_type"])
     word = losses[0] if len(losses) == 1 else "several losses"
     put_objective(draft, "loss_type", word, _preference(settings))
 
@@ -256,7 +245,7 @@ def _finish_grpo(draft: Draft, settings: Mapping[str, Any]) -> None:
     draft.remark("not honoured", "reward_funcs", "code is not imported; objective.rollout says what an answer earns")
 
 
-_SHARED: Table = {**TRAINER_RULES, **MODEL_RULES, **SCRIPT_RULES}
+_SHARED: rules.Table = {**TRAINER_RULES, **MODEL_RULES, **SCRIPT_RULES}
 TRL_SFT = Tool("trl-sft", "TRL (sft)", {**_SHARED, **SFT_RULES}, SFT_DEFAULTS, _finish_sft)
 TRL_DPO = Tool("trl-dpo", "TRL (dpo)", {**_SHARED, **_PREFERENCE_RULES}, _DPO_DEFAULTS, _finish_dpo)
 TRL_KTO = Tool("trl-kto", "TRL (kto)", {**_SHARED, **_PREFERENCE_RULES}, _KTO_DEFAULTS, _finish_kto)
