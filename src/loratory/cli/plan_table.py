@@ -19,7 +19,7 @@ def print_plan(plan: "Plan") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from loratory.plan.tables import fit_words, plan_tables, trust_words
+    from loratory.plan.tables import fit_words, plan_tables, rank_words, trust_words
 
     console = Console()
     console.print(
@@ -27,6 +27,8 @@ def print_plan(plan: "Plan") -> None:
         soft_wrap=True,
     )
     console.print(plan.report.describe(), highlight=False)
+    if (rank := rank_words(plan)) is not None:
+        console.print(rank, highlight=False)
     fit = fit_words(plan)
     for index, table in enumerate(plan_tables(plan)):
         console.print(_drawn(table))

@@ -22,7 +22,8 @@ class Device:
     Attributes:
         name: For people.
         memory_gib: Of which a little less is free.
-        tflops: Dense products, in bfloat16 with float32 sums where it has them, else float32.
+        half_tflops: Dense products of 16-bit numbers with sums in float32, 10^12 a second.
+        float_tflops: The same in float32.
         gb_per_s: Memory bandwidth, 10^9 bytes.
         has_bfloat16: In hardware.
         source: Where the figures are from.
@@ -30,7 +31,8 @@ class Device:
 
     name: str
     memory_gib: int
-    tflops: float
+    half_tflops: float
+    float_tflops: float
     gb_per_s: float
     has_bfloat16: bool
     source: str
@@ -40,16 +42,22 @@ class Device:
         """Bytes of memory."""
         return self.memory_gib * GIB
 
-    def machine(self) -> Machine:
-        """Figures for the forecast of time: an estimate from the data sheet, right to about a factor of two."""
-        reached = self.tflops * 1e12 * _REACHED
+    def machine(self, *, is_half: bool = True) -> Machine:
+        """Figures for the forecast of time: an estimate from the data sheet, right to about a factor of two.
+
+        Args:
+            is_half: It computes with 16-bit numbers.
+        """
+        reached = (self.half_tflops if is_half else self.float_tflops) * 1e12 * _REACHED
         gemm = tuple(
             Rate(rows, width, reached * rows / (rows + _HALF_ROWS) * width / (width + _HALF_WIDTH) * 1.25)
             for rows in (16, 128, 1024, 8192)
             for width in (256, 1024, 4096)
         )
         bandwidth = self.gb_per_s * 1e9 * 0.8
-        pace = PathPace(_LAUNCHES_PER_LAYER * _LAUNCH_S, _TOUCHES * _ITEMSIZE / bandwidth)
+        pace = PathPace(
+            _LAUNCHES_PER_LAYER * _LAUNCH_S, _TOUCHES * (_ITEMSIZE if is_half else 2 * _ITEMSIZE) / bandwidth
+        )
         return Machine(
             name=self.name,
             fingerprint=self.name,
@@ -65,16 +73,16 @@ class Device:
 
 
 DEVICES: Mapping[str, Device] = {
-    "t4": Device("T4 16 GB", 16, 8.1, 320, False, "NVIDIA T4 Tensor Core GPU datasheet (float32)"),
-    "v100": Device("V100 16 GB", 16, 15.7, 900, False, "NVIDIA V100 datasheet, SXM2 (float32)"),
-    "a4000": Device("RTX A4000 16 GB", 16, 76.7, 448, True, "NVIDIA RTX A4000 datasheet (half of the sparse rate)"),
-    "3090": Device("RTX 3090 24 GB", 24, 71.0, 936, True, "NVIDIA Ampere GA102 whitepaper, appendix A"),
-    "4090": Device("RTX 4090 24 GB", 24, 165.2, 1008, True, "NVIDIA Ada GPU architecture whitepaper, appendix A"),
-    "l4": Device("L4 24 GB", 24, 121.0, 300, True, "NVIDIA L4 datasheet (half of the sparse rate)"),
-    "a10": Device("A10 24 GB", 24, 125.0, 600, True, "NVIDIA A10 datasheet"),
-    "a100-40": Device("A100 40 GB", 40, 312.0, 1555, True, "NVIDIA A100 datasheet"),
-    "a100": Device("A100 80 GB", 80, 312.0, 2039, True, "NVIDIA A100 datasheet, SXM"),
-    "h100": Device("H100 80 GB", 80, 989.4, 3350, True, "NVIDIA H100 datasheet, SXM (half of the sparse rate)"),
+    "t4": Device("T4 16 GB", 16, 65.0, 8.1, 320, False, "NVIDIA T4 datasheet"),
+    "v100": Device("V100 16 GB", 16, 125.0, 15.7, 900, False, "NVIDIA V100 datasheet, SXM2"),
+    "a4000": Device("RTX A4000 16 GB", 16, 76.7, 19.2, 448, True, "NVIDIA RTX A4000 datasheet (half of sparse)"),
+    "3090": Device("RTX 3090 24 GB", 24, 71.0, 35.6, 936, True, "NVIDIA Ampere GA102 whitepaper, appendix A"),
+    "4090": Device("RTX 4090 24 GB", 24, 165.2, 82.6, 1008, True, "NVIDIA Ada GPU architecture whitepaper, appendix A"),
+    "l4": Device("L4 24 GB", 24, 121.0, 30.3, 300, True, "NVIDIA L4 datasheet (half of sparse)"),
+    "a10": Device("A10 24 GB", 24, 125.0, 31.2, 600, True, "NVIDIA A10 datasheet"),
+    "a100-40": Device("A100 40 GB", 40, 312.0, 19.5, 1555, True, "NVIDIA A100 datasheet"),
+    "a100": Device("A100 80 GB", 80, 312.0, 19.5, 2039, True, "NVIDIA A100 datasheet, SXM"),
+    "h100": Device("H100 80 GB", 80, 989.4, 66.9, 3350, True, "NVIDIA H100 datasheet, SXM (half of sparse)"),
 }
 USUAL = ("a4000", "4090", "a100", "h100")
 

@@ -130,7 +130,7 @@ def make_plan(
         machine=machine,
         correction=factors,
         variants=tuple(_variants(bench, config, here, forecast)),
-        devices=tuple(OnDevice(each, bench.forecast(config, on_device(each))) for each in devices),
+        devices=tuple(OnDevice(each, bench.forecast(config, on_device(each, config))) for each in devices),
         memory_bytes=limit,
         advice=advice,
     )
@@ -147,9 +147,10 @@ def this_machine(*, may_calibrate: bool, note: Callable[[str], None]) -> Machine
     return found
 
 
-def on_device(device: Device) -> Place:
-    """A GPU of the table as a place."""
-    machine = device.machine()
+def on_device(device: Device, config: RunConfig) -> Place:
+    """A GPU of the table as a place, with the number format that the run has there."""
+    wish = config.train.precision if config.train.precision != "auto" else config.model.dtype
+    machine = device.machine(is_half=device.has_bfloat16 if wish == "auto" else wish != "float32")
     return Place(machine, device, machine.process_bytes, memory_bytes=int(device.memory_bytes * 0.95))
 
 

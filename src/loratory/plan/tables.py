@@ -17,6 +17,7 @@ _PARTS = {
     "workspace": "workspace",
 }
 _BAR = 24
+_USUAL_RANKS = ((7e9, "8 to 16"), (14e9, "16 to 32"), (float("inf"), "32 to 64"))
 
 
 def plan_tables(plan: Plan) -> tuple[Table, ...]:
@@ -123,13 +124,27 @@ def _disk_table(forecast: RunForecast) -> Table:
     return Table("Disk (safetensors; small JSON files besides)", ("", "bytes", ""), rows)
 
 
+def rank_words(plan: Plan) -> str | None:
+    """The rank that is usual for a model of this size, where a rank is trained."""
+    if plan.config.adapter.method != "lora":
+        return None
+    total = plan.forecast.size.total
+    usual = next(words for bound, words in _USUAL_RANKS if total < bound)
+    return f"rank {plan.config.adapter.rank}; usual for {_count(total)} numbers: {usual}"
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.1f} billion" if number >= 1e9 else f"{number / 1e6:.0f} million"
+
+
 def _variant_table(plan: Plan) -> Table:
     rows = []
+    full = next((each.forecast for each in plan.variants if each.name == "full"), None)
     for variant in plan.variants:
         found = variant.forecast
         name = f"{variant.name} ←" if variant.is_planned else variant.name
         if found is None:
-            rows.append(text_cells(name, variant.refusal or "", *[""] * 5))
+            rows.append(text_cells(name, variant.refusal or "", *[""] * 6))
             continue
         rows.append(
             (
@@ -137,12 +152,13 @@ def _variant_table(plan: Plan) -> Table:
                 _number(f"{found.size.trained:,}"),
                 _number(f"{found.size.adapter_share:.2%}"),
                 _number(size(found.memory.total)),
+                _number("" if full is None else f"{found.memory.total / full.memory.total:.0%}"),
                 Cell(found.path),
                 _number(seconds_text(found.step_seconds)),
                 _number(size(found.disk.final)),
             )
         )
-    header = ("", "trained", "share", "peak", "path", "s/step", "final model")
+    header = ("", "trained", "share", "peak", "of full", "path", "s/step", "final model")
     return Table("Side by side", header, tuple(rows))
 
 
