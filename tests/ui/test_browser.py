@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning"),
 ]
 # A machine under load is no fault of the code.
-PATIENCE_S = 400.0
+PATIENCE_S = 600.0
 LABELS = [f"label{i % 3}" for i in range(60)]
 CSS = "css selector"
 

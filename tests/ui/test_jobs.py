@@ -18,7 +18,7 @@ from loratory.ui.listing import NO_WORD, RunList
 from tiny_run_file import run_file
 
 # A machine under load is no fault of the code.
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 LONG = {"max_steps": 100_000}
 
 pytestmark = pytest.mark.kill
