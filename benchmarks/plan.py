@@ -1,10 +1,12 @@
 """How right `loratory plan` is here: forecast and measured peak memory and time of a step, on configurations held out.
 
 Three random Llamas (about 10M and 30M parameters, and SmolLM2-135M's shapes) times settings, each run in a process of
-its own for a few steps. Every second configuration gives the correction factors, the others are judged.
+its own for a few steps. The planner has learned from the runs of `PAST` before; those of `HELD_OUT` are judged.
 
-    python -m benchmarks.plan --model all                 # or one model at a time: small, middle, smollm2
-    python -m benchmarks.plan --report                    # tables from the runs so far
+    python -m benchmarks.plan --calibrate --model all     # or one model at a time: small, middle, smollm2
+    python -m benchmarks.plan --report                    # tables from the runs so far, also in FOLDER/table.md
+
+Runs that are there already are not done again, unless --fresh is given.
 """
 
 import argparse
@@ -14,12 +16,16 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
+from loratory.engine.forecast.record import read_record
+from loratory.plan.history import PastRun, correction, past_runs
+
 FOLDER = Path("outputs/benchmarks/plan")
-NUM_STEPS = 3
+NUM_STEPS = 4
 MODELS: dict[str, dict[str, int]] = {
     "small": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 4,
               "num_key_value_heads": 2, "vocab_size": 16384},
@@ -29,19 +35,23 @@ MODELS: dict[str, dict[str, int]] = {
                 "num_key_value_heads": 3, "vocab_size": 49152},
 }  # fmt: skip
 SHORT, LONG = "short.json", "long.json"
-SETTINGS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("short-b16", SHORT, ("train.batch_size=16",)),
-    ("short-b16-r64", SHORT, ("train.batch_size=16", "adapter.rank=64")),
-    ("long-b4", LONG, ("train.batch_size=4",)),
-    ("long-b8-qv", LONG, ("train.batch_size=8", "adapter.targets=[q_proj, v_proj]")),
-    ("short-b8-m2", SHORT, ("train.batch_size=8", "train.micro_batch_size=2")),
-    ("long-b6-m2-r32", LONG, ("train.batch_size=6", "train.micro_batch_size=2", "adapter.rank=32")),
-    ("short-b8-dora", SHORT, ("train.batch_size=8", "adapter.use_dora=true")),
-    ("short-b12-dora", SHORT, ("train.batch_size=12", "adapter.use_dora=true")),
-    ("long-b2-dora", LONG, ("train.batch_size=2", "adapter.use_dora=true")),
-    ("short-b12-m6-dora", SHORT, ("train.batch_size=12", "train.micro_batch_size=6", "adapter.use_dora=true")),
+Setting = tuple[str, str, tuple[str, ...]]
+PAST: tuple[Setting, ...] = (
+    ("past-fused", SHORT, ("train.batch_size=12", "adapter.rank=16")),
+    ("past-plain", LONG, ("train.batch_size=3", "adapter.method=loha", "adapter.options={r: 4}")),
+    ("past-padded", LONG, ("train.batch_size=4", "train.micro_batch_size=2", "adapter.dropout=0.05")),
 )
-"""The first of each pair of settings calibrates, the second is held out."""
+HELD_OUT: tuple[Setting, ...] = (
+    ("short-b16", SHORT, ("train.batch_size=16",)),
+    ("short-b8-m2-r64", SHORT, ("train.batch_size=8", "train.micro_batch_size=2", "adapter.rank=64")),
+    ("long-b4-r32", LONG, ("train.batch_size=4", "adapter.rank=32")),
+    ("long-b8-qv", LONG, ("train.batch_size=8", "adapter.targets=[q_proj, v_proj]")),
+    ("short-b8-dora", SHORT, ("train.batch_size=8", "adapter.use_dora=true")),
+    ("long-b4-checkpointing", LONG, ("train.batch_size=4", "train.gradient_checkpointing=true")),
+    ("short-b6-dropout", SHORT, ("train.batch_size=6", "adapter.dropout=0.1")),
+    ("long-b2-full", LONG, ("train.batch_size=2", "adapter.method=full")),
+)
+LEFT_OUT = {("smollm2", "long-b2-full")}  # its checkpoints are 1.6 GB each
 
 
 def main() -> None:
@@ -51,6 +61,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--report", action="store_true", help="only tables")
     parser.add_argument("--calibrate", action="store_true", help="measure the machine anew first")
+    parser.add_argument("--fresh", action="store_true", help="do runs again that are there")
     parser.add_argument("--steps", type=int, default=NUM_STEPS)
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
@@ -60,13 +71,25 @@ def main() -> None:
     if arguments.model and not arguments.report:
         for name in MODELS if arguments.model == "all" else [arguments.model]:
             prepare(folder, name)
-            subprocess.run(
-                [sys.executable, "-m", "benchmarks.plan_runs", str(folder), name, str(arguments.threads),
-                 str(arguments.steps)],
-                check=True,
-                env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(arguments.threads)},
-            )  # fmt: skip
-    print(tables(folder))
+            _run_all(folder, name, threads=arguments.threads, steps=arguments.steps, is_fresh=arguments.fresh)
+    found = tables(folder)
+    (folder / "table.md").write_text(found + "\n")
+    print(found)
+
+
+def _run_all(folder: Path, model: str, *, threads: int, steps: int, is_fresh: bool) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
+    for name, _, _ in (*PAST, *HELD_OUT):
+        place = run_folder(folder, model) / name
+        record = read_record(place)
+        if (model, name) in LEFT_OUT or (not is_fresh and record is not None and record.measured is not None):
+            continue
+        start_s = time.perf_counter()
+        command = [sys.executable, "-m", "benchmarks.plan_runs", str(folder), model, name, str(threads), str(steps)]
+        code = subprocess.run(command, env=environment, stderr=subprocess.PIPE, check=False).returncode
+        print(f"{model} {name}: exit code {code}, {time.perf_counter() - start_s:.0f} s", flush=True)
+        for weights in (*place.glob("checkpoint-*"), place / "final_model"):
+            shutil.rmtree(weights, ignore_errors=True)
 
 
 def _calibrate(threads: int) -> None:
@@ -106,9 +129,9 @@ def prepare(folder: Path, name: str) -> None:
         (folder / file).write_text(json.dumps(rows))
 
 
-def configurations() -> list[tuple[str, bool, str, tuple[str, ...]]]:
-    """Name, whether it calibrates, file of rows, overrides."""
-    return [(name, index % 2 == 0, file, changes) for index, (name, file, changes) in enumerate(SETTINGS)]
+def configuration(name: str) -> tuple[str, tuple[str, ...]]:
+    """File of rows and overrides."""
+    return next((file, changes) for known, file, changes in (*PAST, *HELD_OUT) if known == name)
 
 
 def run_folder(folder: Path, model: str) -> Path:
@@ -117,58 +140,52 @@ def run_folder(folder: Path, model: str) -> Path:
 
 
 def tables(folder: Path) -> str:
-    """Errors of the held-out configurations, without and with the factors of the others."""
-    from loratory.plan.history import correction, past_runs
-
-    names = {name: is_first for name, is_first, _, _ in configurations()}
-    runs = {
-        f"{model} {run.name}": (run, names[run.name])
-        for model in MODELS
-        for run in past_runs(run_folder(folder, model))
-        if run.name in names
-    }
-    known = [run for run, is_first in runs.values() if is_first]
+    """Errors of the held-out configurations, without and with the factors of the past ones."""
+    runs = {(model, run.name): run for model in MODELS for run in past_runs(run_folder(folder, model))}
+    past = {name for name, _, _ in PAST}
+    known = [run for (_, name), run in runs.items() if name in past]
     lines = [
-        "| configuration | path | peak, MiB | forecast | error | s/step | forecast | error |",
-        "|---|---|---|---|---|---|---|---|",
+        "| configuration | path | peak, MiB | forecast | error | s/step | forecast | error | corrected |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    found: dict[str, list[float]] = {"peak": [], "peak, uncorrected": [], "time": [], "time, uncorrected": []}
-    for name, (run, is_first) in runs.items():
-        if is_first:
-            continue
-        record = run.record
-        assert record.measured is not None
-        factor = correction(known, machine=record.machine, path=record.path)
-        memory = factor.memory / run.memory_ratio - 1
-        found["peak"].append(abs(memory))
-        found["peak, uncorrected"].append(abs(1 / run.memory_ratio - 1))
-        cells = [name, record.path, f"{record.measured.peak_bytes / 2**20:.0f}"]
-        cells += [f"{record.predicted.peak_bytes * factor.memory / 2**20:.0f}", f"{memory:+.1%}"]
-        if run.time_ratio is not None and record.predicted.step_seconds and record.measured.step_seconds:
-            error = factor.time / run.time_ratio - 1
-            found["time"].append(abs(error))
-            found["time, uncorrected"].append(abs(1 / run.time_ratio - 1))
-            cells += [f"{record.measured.step_seconds:.3f}", f"{record.predicted.step_seconds * factor.time:.3f}"]
-            cells.append(f"{error:+.1%}")
-        lines.append("| " + " | ".join(cells) + " |")
-    exact = sum(run.is_exact for run, _ in runs.values())
-    lines += ["", f"{len(runs)} configurations, {len(known)} of them for the factors; "
-              f"trained numbers and files exact in {exact}.", "", *_summary(found)]  # fmt: skip
+    found: dict[str, list[float]] = {}
+    for model in MODELS:
+        for name, _, _ in HELD_OUT:
+            if (model, name) in runs:
+                lines.append(_line(f"{model} {name}", runs[model, name], known, found))
+    exact = sum(run.is_exact for run in runs.values())
+    lines += [
+        "",
+        f"{len(runs)} configurations, {len(known)} of them past runs; trained numbers and files exact in {exact}.",
+        "",
+        *_summary(found),
+    ]
     return "\n".join(lines)
+
+
+def _line(name: str, run: PastRun, known: Sequence[PastRun], found: dict[str, list[float]]) -> str:
+    record, cells = run.record, [name, run.record.path]
+    factor = correction(known, machine=record.machine, path=record.path)
+    for kind, ratio, own in (("peak", run.memory_ratio, factor.memory), ("time", run.time_ratio, factor.time)):
+        if ratio is not None:
+            found.setdefault(f"{kind}, uncorrected", []).append(abs(1 / ratio - 1))
+            found.setdefault(kind, []).append(abs(own / ratio - 1))
+    planned, measured = record.predicted, record.measured
+    assert measured is not None
+    cells += [f"{(measured.peak_bytes or 0) / 2**20:.0f}", f"{(planned.peak_bytes or 0) / 2**20:.0f}"]
+    cells.append("" if run.memory_ratio is None else f"{1 / run.memory_ratio - 1:+.1%}")
+    if run.time_ratio is not None and planned.step_seconds and measured.step_seconds:
+        cells += [f"{measured.step_seconds:.3f}", f"{planned.step_seconds:.3f}", f"{1 / run.time_ratio - 1:+.1%}"]
+        cells.append(f"{factor.time / run.time_ratio - 1:+.1%}")
+    return "| " + " | ".join(cells) + " |"
 
 
 def _summary(found: Mapping[str, list[float]]) -> list[str]:
     lines = ["| error of | median | largest | within 10 % | within 20 % |", "|---|---|---|---|---|"]
     for name, errors in found.items():
-        if errors:
-            within = [f"{sum(e <= bound for e in errors)} of {len(errors)}" for bound in (0.1, 0.2)]
-            lines.append(f"| {name} | {median(errors):.1%} | {max(errors):.1%} | {within[0]} | {within[1]} |")
+        within = [f"{sum(e <= bound for e in errors)} of {len(errors)}" for bound in (0.1, 0.2)]
+        lines.append(f"| {name} | {median(errors):.1%} | {max(errors):.1%} | {within[0]} | {within[1]} |")
     return lines
-
-
-def clean(path: Path) -> None:
-    """Remove an earlier run of the same configuration."""
-    shutil.rmtree(path, ignore_errors=True)
 
 
 if __name__ == "__main__":
