@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from forged_runs import forge_run, with_faults
-from loratory.errors import ConfigError, DataError, RunError
+from loratory.errors import ConfigError, DataError, IntegrityError, RunError
 from loratory.report import write_report
 from loratory.report.predictions import questions
 
@@ -191,3 +191,45 @@ def test_questions_are_prompts_without_their_template(runs: list[Path]) -> None:
 
     rows = read_predictions(runs[0] / "predictions" / "test" / "generated_predictions.jsonl")
     assert questions(rows)[3] == "Question 3 of code_3?"
+
+
+def study_json(folder: Path, **changes: object) -> None:
+    trial = {
+        "name": "trial-000", "params": {"adapter.rank": 8, "train.learning_rate": 0.0005, "adapter.use_dora": True},
+        "setting": "", "state": "complete", "value": 90.0, "spread": 1.5, "steps": 3, "seconds": 2.0, "reason": "",
+        "runs": ["b"],
+    }  # fmt: skip
+    failed = {**trial, "name": "trial-001", "state": "failed", "value": None, "spread": None, "reason": "<no> memory"}
+    content = {"name": "ranks", "metric": "exact_match", "words": ["best: trial-000"], "trials": [trial, failed]}
+    (folder / "study.json").write_text(json.dumps({**content, **changes}))
+
+
+def test_a_studys_folder_stands_for_its_finished_trials(runs: list[Path], tmp_path: Path) -> None:
+    study_json(tmp_path)
+    written = write_report([tmp_path], tmp_path / "r.html", metrics=METRICS)
+    assert [run.name for run in written.content.runs] == ["b"]
+    page, twin = written.page.read_text(), written.markdown.read_text()
+    assert "<title>Study ranks</title>" in page
+    assert "study" in Elements(page).ids
+    assert "<li>best: trial-000</li>" in page
+    assert 'data-v="0.0005"' in page
+    assert "90.0000 ± 1.5000" in page
+    assert "&lt;no&gt; memory" in page
+    assert "## Study" in twin
+    together = write_report([tmp_path, runs[0]], tmp_path / "s.html", metrics=METRICS)
+    assert [run.name for run in together.content.runs] == ["b", "a"]
+
+
+def test_a_study_without_an_end_or_with_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    study_json(tmp_path, trials=[])
+    with pytest.raises(RunError, match="no trial of study 'ranks' has come to its end"):
+        write_report([tmp_path], tmp_path / "r.html")
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(IntegrityError, match=r"study\.json: cannot be read"):
+        write_report([tmp_path], tmp_path / "r.html")
+
+
+def test_many_runs_without_predictions_are_one_note(tmp_path: Path) -> None:
+    paths = [forge_run(tmp_path / f"r{i}", None, LABELS, rank=i) for i in range(9)]
+    (note,) = write_report(paths, tmp_path / "r.html").content.notes
+    assert note.startswith("9 runs have no predictions, so they have no scores (r0, r1, ")

@@ -49,6 +49,14 @@ def text_cells(*texts: str) -> tuple[Cell, ...]:
     return tuple(Cell(text) for text in texts)
 
 
+def value_cell(text: str) -> Cell:
+    """A cell that sorts as a number where it is one."""
+    try:
+        return Cell(text, float(text))
+    except ValueError:
+        return Cell(text)
+
+
 def experiments_table(content: Content) -> Table:
     """One row for each run: what differs, scores, losses, cost."""
     comparison = content.comparison
@@ -80,7 +88,7 @@ def _run_row(
 ) -> tuple[Cell, ...]:
     comparison, setting = content.comparison, content.settings.get(run.path)
     tried = [each.name for each in comparison.settings if not each.is_base] if comparison else []
-    settings = [Cell(each.values[tried.index(setting)] if setting else "–") for each in differences]
+    settings = [value_cell(each.values[tried.index(setting)] if setting else "–") for each in differences]
     scores = [_score_cell(comparison, setting, run, name) for name in names]
     cost = run.cost
     return (

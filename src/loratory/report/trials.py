@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loratory.report.study import Study
-from loratory.report.tables import Cell, Table
+from loratory.report.tables import Cell, Table, value_cell
 
 
 def trials_table(study: Study) -> Table:
@@ -34,6 +34,6 @@ def _row(trial: dict[str, Any], keys: Sequence[str], *, has_reasons: bool) -> tu
 def _setting(value: Any) -> Cell:
     if isinstance(value, bool) or value is None:
         return Cell({True: "yes", False: "no", None: "–"}[value])
-    if isinstance(value, int | float):
-        return Cell(f"{value:.4g}", float(value))
-    return Cell(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    if isinstance(value, float):
+        return value_cell(f"{value:.4g}")
+    return value_cell(", ".join(map(str, value)) if isinstance(value, list) else str(value))
