@@ -43,7 +43,7 @@ def server(command: list[str], *, threads: int, port: int | None = None) -> Iter
         with log.open("wb") as stream:
             process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
         try:
-            until_s = time.monotonic() + 120
+            until_s = time.monotonic() + 300
             while not (found := _address(log.read_text(), port)):
                 if process.poll() is not None or time.monotonic() > until_s:
                     raise SystemExit(f"{' '.join(command)} did not start:\n{log.read_text()[-2000:]}")

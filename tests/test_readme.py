@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,8 @@ SMALL = {
         "predict.max_new_tokens=2",
     ],
     "predict": ["--limit", "2", "--max-new-tokens", "4"],
+    "compare-chat": ["--max-new-tokens", "4"],
+    "serve": ["--port", "0"],
     "evaluate": [
         "data.max_samples=8",
         "predict.max_new_tokens=4",
@@ -72,18 +75,45 @@ def run(command: str, folder: Path) -> None:
     match words:
         case ["make", *targets]:
             assert set(targets) <= make_targets(), command
+        case ["loratory", "serve", *arguments]:
+            serve_once([*arguments, *SMALL["serve"]], folder)
         case ["loratory", *arguments]:
             small = [*arguments, *SMALL.get(arguments[0], [])]
             result = CliRunner().invoke(make_app(), small, input=TYPED.get(arguments[0]))
             assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"
         case ["python", script, *arguments]:
             done = subprocess.run(
-                [sys.executable, str(ROOT / script), *arguments, *SMALL[VERB_OF[script]]],
+                [sys.executable, str(ROOT / script), *arguments, *SMALL.get(VERB_OF.get(script, ""), [])],
                 capture_output=True, text=True, cwd=folder, check=False,
             )  # fmt: skip
             assert done.returncode == 0, f"{command}\n{done.stderr}"
         case _:
             pytest.fail(f"README names a command that this test does not know: {command}")
+
+
+def serve_once(arguments: list[str], folder: Path) -> None:
+    """Start the server, ask every model by OpenAI's own client, and end it as a service manager does."""
+    openai = pytest.importorskip("openai")
+    command = [str(Path(sys.executable).parent / "loratory"), "serve", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
+    try:
+        assert process.stdout is not None
+        told = process.stdout.readline() + process.stdout.readline()
+        found = re.search(r"at (http://\S+)\nkey: (\S+)", told)
+        assert found, f"{shlex.join(command)}\n{told}{process.communicate(timeout=30)[1] if not told else ''}"
+        with openai.OpenAI(base_url=found[1], api_key=found[2], max_retries=0) as client:
+            names = [model.id for model in client.models.list()]
+            assert len(names) >= 2, "an adapter and its base"
+            for name in names:
+                question = {"role": "user", "content": "cancel my plan"}
+                reply = client.chat.completions.create(model=name, messages=[question], max_tokens=4)
+                assert reply.usage.completion_tokens >= 1
+        process.send_signal(signal.SIGTERM)
+        out, errors = process.communicate(timeout=60)
+        assert (process.returncode, out) == (0, "stopped: all requests were finished\n"), errors
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_the_commands_of_the_readme_run_one_after_the_other(after_the_demo: Path) -> None:

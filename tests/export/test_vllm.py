@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from loratory.adapter import save_adapter
+from loratory.adapter.vllm_limits import obstacles
 from loratory.errors import AdapterError, RunError
-from loratory.export.vllm import export_vllm_adapter, minimal_config, obstacles, vllm_command
+from loratory.export.vllm import export_vllm_adapter, minimal_config, vllm_command
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 PLAIN: dict[str, Any] = {

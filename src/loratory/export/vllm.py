@@ -14,12 +14,10 @@ from typing import Any
 
 from loratory.adapter.load import read_adapter
 from loratory.adapter.manifest import CONFIG_FILE, TENSORS_FILE
+from loratory.adapter.vllm_limits import OLD_LIMIT, obstacles, served_rank
 from loratory.errors import AdapterError
 from loratory.run.commit import publish_directory
 
-# vLLM's --max-lora-rank (vllm/config/lora.py); releases before 2025 end at 64.
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-OLD_LIMIT = 64
 TEMPLATE_FILE = "chat_template.jinja"
 _KEPT = ("peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "bias")
 _MERGE = "Merge it instead (loratory adapter merge) and serve the merged folder"
@@ -77,7 +75,7 @@ def export_vllm_adapter(
     publish_directory(output, write)
     rank = int(found["r"])
     notes = (f"rank {rank} needs a vLLM of 2025 or later; older ones end at {OLD_LIMIT}",) if rank > OLD_LIMIT else ()
-    options = ["--enable-lora", "--lora-modules", f"{name}={output}", "--max-lora-rank", str(_served_rank(rank))]
+    options = ["--enable-lora", "--lora-modules", f"{name}={output}", "--max-lora-rank", str(served_rank(rank))]
     if chat_template is not None:
         options += ["--chat-template", str(output / TEMPLATE_FILE)]
     return VllmExport(vllm_command(base, options=options, max_model_len=max_model_len), notes)
@@ -105,30 +103,3 @@ def minimal_config(found: Mapping[str, Any], *, base: str) -> dict[str, Any]:
     if found.get("use_rslora"):
         kept["use_rslora"] = True
     return kept
-
-
-def obstacles(found: Mapping[str, Any], tensors: Sequence[str]) -> list[str]:
-    """Why vLLM cannot serve an adapter: its configuration and the names of its tensors."""
-    faults = []
-    if found.get("peft_type") != "LORA":
-        return [f"it serves LoRA adapters, this is {found.get('peft_type')}"]
-    if found.get("use_dora"):
-        faults.append("DoRA: vLLM does not compute its magnitudes")
-    if int(found.get("r", 0)) > RANKS[-1]:
-        faults.append(f"rank {found['r']}: its largest is {RANKS[-1]}")
-    if found.get("rank_pattern") or found.get("alpha_pattern"):
-        faults.append("layers of different rank or alpha: vLLM scales all layers alike")
-    if found.get("bias", "none") != "none" or found.get("lora_bias"):
-        faults.append("trained biases are not read")
-    if found.get("modules_to_save") or found.get("trainable_token_indices"):
-        faults.append("modules trained in full (modules_to_save) are not read")
-    if any("lora_embedding_" in name for name in tensors):
-        faults.append("an adapted embedding is not read by current releases")
-    others = [name for name in tensors if ".lora_" not in name]
-    if others and not faults:
-        faults.append(f"{len(others)} tensors are no LoRA matrices (first: {others[0]})")
-    return faults
-
-
-def _served_rank(rank: int) -> int:
-    return next(allowed for allowed in RANKS if rank <= allowed)

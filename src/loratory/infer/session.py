@@ -101,18 +101,8 @@ class Session:
             return classify_records(
                 self.model, self.tokenizer, self.template, records, batch_size=batch_size, on_progress=on_progress
             )
-        if task == "seq_2_seq_lm":
-            return answer_records(
-                self.model,
-                self.tokenizer,
-                self.template,
-                records,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                sampling=sampling,
-                on_progress=on_progress,
-            )
-        return predict_records(
+        answer = answer_records if task == "seq_2_seq_lm" else predict_records
+        return answer(
             self.model,
             self.tokenizer,
             self.template,

@@ -78,15 +78,20 @@ class ChatChoice(BaseModel):
     finish_reason: FinishReason
 
 
-class ChatReply(BaseModel):
-    """Answers to a conversation."""
+class _Reply(BaseModel):
+    """What every reply says about itself."""
 
     id: str
-    object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
-    choices: list[ChatChoice]
     usage: Usage
+
+
+class ChatReply(_Reply):
+    """Answers to a conversation."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
 
 
 class CompletionChoice(BaseModel):
@@ -98,15 +103,11 @@ class CompletionChoice(BaseModel):
     finish_reason: FinishReason
 
 
-class CompletionReply(BaseModel):
+class CompletionReply(_Reply):
     """Continuations."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
     choices: list[CompletionChoice]
-    usage: Usage
 
 
 class Fault(BaseModel):

@@ -1,15 +1,18 @@
 """The command line that serves the same models with vLLM, where it is installed."""
 
+import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from loratory.adapter.manifest import CONFIG_FILE, TENSORS_FILE
 from loratory.adapter.peft_file import read_lora_file
+from loratory.adapter.shards import read_header
+from loratory.adapter.vllm_limits import obstacles, served_rank
 from loratory.errors import ConfigError
 from loratory.infer.server.served import ServedSource
 
 KEY_VARIABLE = "VLLM_API_KEY"
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def require_vllm() -> None:
@@ -44,7 +47,8 @@ def vllm_command(
         force_template: Go on when vLLM would use another template.
 
     Raises:
-        ConfigError: A template is not the tokenizer's own, the only one that vLLM knows; or a rank is too large.
+        ConfigError: A template is not the tokenizer's own, the only one that vLLM knows; or vLLM does not serve an
+            adapter.
     """
     foreign = [source for source in sources if source.adapter_dir is not None and not _is_tokenizers_own(source)]
     if foreign and not force_template:
@@ -58,11 +62,8 @@ def vllm_command(
     command += ["--port", str(port), "--served-model-name", *(own or ["base"])]
     adapters = [(source.name, source.adapter_dir) for source in sources if source.adapter_dir is not None]
     if adapters:
-        rank = max(_largest_rank(folder) for _, folder in adapters)
-        fitting = next((allowed for allowed in _RANKS if allowed >= rank), None)
-        if fitting is None:
-            raise ConfigError(f"--engine vllm: it serves adapters up to rank {_RANKS[-1]}, and one has {rank}")
-        command += ["--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", str(fitting)]
+        rank = served_rank(max(_rank(folder) for _, folder in adapters))
+        command += ["--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", str(rank)]
         command += ["--lora-modules", *(f"{name}={folder}" for name, folder in adapters)]
     if max_context is not None:
         command += ["--max-model-len", str(max_context)]
@@ -74,8 +75,10 @@ def _is_tokenizers_own(source: ServedSource) -> bool:
     return name in ("chat", "auto")
 
 
-def _largest_rank(folder: Path) -> int:
+def _rank(folder: Path) -> int:
     file = read_lora_file(folder)
-    if file.use_dora:
-        raise ConfigError(f"--engine vllm: {folder} is a DoRA adapter, which vLLM does not serve; merge it first")
-    return max([file.rank, *file.rank_pattern.values()])
+    found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    faults = obstacles(found, sorted(read_header(folder / TENSORS_FILE)))
+    if faults:
+        raise ConfigError(f"--engine vllm: it cannot serve {folder}: {'; '.join(faults)}. Merge it first")
+    return file.rank
