@@ -146,7 +146,7 @@ def test_training_survives_the_process_that_started_it(jobs: Jobs, tiny_llama_di
         assert os.getsid(writer.pid) == writer.pid != os.getsid(starter.pid)
         os.killpg(starter.pid, signal.SIGINT)
         os.killpg(starter.pid, signal.SIGKILL)
-        starter.communicate()
+        starter.wait()
         step = jobs.row("long").latest["step"]
         wait_for(lambda: jobs.row("long").latest["step"] >= step + 3, log)
         assert jobs.row("long").state == "running"
