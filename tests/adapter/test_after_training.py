@@ -50,14 +50,22 @@ def test_unequal_ranks_have_no_linear_sum(tiny_llama_dir: Path, tmp_path: Path) 
         )
 
 
+@pytest.mark.parametrize("quantization", [{"load_in_8bit": True}, {"load_in_4bit": True}], ids=["int8", "nf4"])
 @pytest.mark.parametrize("wanted", ["auto", "original"])
-def test_both_bases_of_a_quantised_adapter_are_measured(tiny_llama_dir: Path, tmp_path: Path, wanted: str) -> None:
+def test_both_bases_of_a_quantised_adapter_are_measured(
+    tiny_llama_dir: Path, tmp_path: Path, wanted: str, quantization: dict[str, bool]
+) -> None:
     adapter = write_adapter(tiny_llama_dir, tmp_path / "a")
-    training = QuantisedTraining(wanted, QuantizationConfig(load_in_8bit=True))  # type: ignore[arg-type]
+    training = QuantisedTraining(wanted, QuantizationConfig(**quantization))  # type: ignore[arg-type]
     found = merge_adapter(base_of(tiny_llama_dir), adapter, tmp_path / "merged", quantised=training)
     assert found.base_choice is not None
     assert found.base_choice.dequantised.mean_kl_nats < found.base_choice.original.mean_kl_nats
     assert found.base_choice.chosen == ("dequantised" if wanted == "auto" else "original")
+    assert any(f"Merged into the {found.base_choice.chosen} base" in note for note in found.notes)
+    # The files hold what was chosen: also weights without an adapter are those of the quantised base.
+    name = "model.layers.0.mlp.up_proj.weight"
+    base, merged = (load_file(folder / "model.safetensors")[name] for folder in (tiny_llama_dir, tmp_path / "merged"))
+    assert torch.equal(base, merged) == (wanted == "original")
 
 
 def test_pickled_adapter_is_converted(tiny_llama_dir: Path, tmp_path: Path) -> None:
