@@ -1,7 +1,7 @@
 """The writer's lock of a run directory: one process writes, and anybody can see which one.
 
-The lock is the system's (`flock`), so it is gone when the process is, however it ended. The file's content only says who
-holds it.
+The lock is the system's (`flock`), so it is gone when the process is, however it ended. The file's content only says
+who holds it.
 """
 
 import fcntl
