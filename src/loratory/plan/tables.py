@@ -17,7 +17,7 @@ _PARTS = {
     "workspace": "workspace",
 }
 _BAR = 24
-_USUAL_RANKS = ((7e9, "8 to 16"), (14e9, "16 to 32"), (float("inf"), "32 to 64"))
+_USUAL_RANKS = ((6.5e9, "8 to 16"), (14e9, "16 to 32"), (float("inf"), "32 to 64"))
 
 
 def plan_tables(plan: Plan) -> tuple[Table, ...]:
