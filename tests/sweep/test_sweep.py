@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,21 @@ def ended(table: StudyTable, name: str) -> list[tuple[object, object]]:
     return [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
 
 
-def command(study: Path, *options: str) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "loratory", "sweep", str(study), *options]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+@contextmanager
+def command(study: Path, sign: Path, pattern: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`loratory sweep` in a process of its own, once something of this name is in the folder."""
+    words = [sys.executable, "-m", "loratory", "sweep", str(study)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline_s = time.monotonic() + 600
+        while not any(sign.glob(pattern)):
+            assert process.poll() is None
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +114,8 @@ def test_a_study_killed_in_the_middle_goes_on_as_if_it_had_not_been(
     """kill -9 of the sweep while its second trial trains; its child ends with it, and no row is trained twice."""
     base = {"train.max_steps": 30, "train.eval_steps": 30}
     study = make_study(base, space=SPACE)
-    process = command(study)
-    folder = tmp_path / "out" / "study" / "trial-001"
-    deadline_s = time.monotonic() + 240
-    while not any(folder.glob("checkpoint-*")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    with command(study, tmp_path / "out" / "study" / "trial-001", "checkpoint-*") as process:
+        os.kill(process.pid, signal.SIGKILL)
     found = read_candidates(read_study_file(study))
     assert [trial.state for trial in read_trials(found)[0]] == ["complete", "running", "waiting", "waiting"]
     first = tmp_path / "out" / "study" / "trial-000" / "final_model" / "adapter_model.safetensors"
@@ -124,14 +130,9 @@ def test_a_study_killed_in_the_middle_goes_on_as_if_it_had_not_been(
 
 def test_two_workers_share_a_study(make_study: MakeStudy, tmp_path: Path) -> None:
     study = make_study({"train.max_steps": 12}, space=SPACE, storage=f"sqlite:///{tmp_path / 'shared.db'}")
-    first = command(study)
-    deadline_s = time.monotonic() + 240
-    while not (tmp_path / "out" / "study" / "trial-000").is_dir():
-        assert first.poll() is None
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-    second = run(study, resume=True)
-    assert first.wait() == 0
+    with command(study, tmp_path / "out" / "study", "trial-000") as first:
+        second = run(study, resume=True)
+        assert first.wait() == 0
     table = show_sweep(study, note=lambda line: None)
     assert [row.state for row in table.rows] == ["complete"] * 4
     assert {row.name for row in second.rows} == {row.name for row in table.rows}

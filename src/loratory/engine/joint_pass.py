@@ -63,6 +63,8 @@ def _compute(steps: Sequence[JoinableStep]) -> None:
 def _losses(steps: Sequence[JoinableStep]) -> list[LossSum]:
     hidden = joint_hidden([each.scorer for each in steps], [each.batch.tree for each in steps])
     losses = []
+    for each in steps:
+        each.scorer.share_head(steps[0].scorer)
     for each, (rows_P, hidden_PD) in zip(steps, hidden, strict=True):
         with each.scorer.given(each.batch.tree, rows_P, hidden_PD):
             losses.append(each.objective.loss(each.scorer, each.batch))

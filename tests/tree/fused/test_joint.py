@@ -99,3 +99,10 @@ def test_one_models_overflow_stays_its_own() -> None:
     torch.autograd.backward(losses)
     assert [bool(loss.isfinite()) for loss in losses] == [True, False, True]
     assert all(g is not None and bool(g.isfinite().all()) for i in (0, 2) for g in gradients(all_models[i]).values())
+
+
+def test_the_buffer_of_logits_is_there_once() -> None:
+    scorers = [FusedScorer(model) for model in models()]
+    for scorer in scorers:
+        scorer.share_head(scorers[0])
+    assert len({id(scorer.linear_head()) for scorer in scorers}) == 1

@@ -110,7 +110,7 @@ class FusedScorer:
             )
             return TreeOutputs(logprob_N, entropy_N, asked_PD)
         predicting_R, row_N = torch.unique(place_N, return_inverse=True)
-        return TreeOutputs(self._linear_head()(hidden_QD[predicting_R], row_N, tree.targets_N)[0], None, asked_PD)
+        return TreeOutputs(self.linear_head()(hidden_QD[predicting_R], row_N, tree.targets_N)[0], None, asked_PD)
 
     def class_scores(self, tree: TokenTree) -> torch.Tensor:
         """Scores of every sequence, [num_sequences, labels]."""
@@ -137,7 +137,7 @@ class FusedScorer:
         predictors_P, row_N = torch.unique(tree.predictors_N, return_inverse=True)
         hidden_PD = self._hidden(tree, predictors_P)
         hidden_PD = _rms_norm(hidden_PD, final_norm(self._model))
-        return (head or self._linear_head())(hidden_PD, row_N, tree.targets_N)
+        return (head or self.linear_head())(hidden_PD, row_N, tree.targets_N)
 
     @contextmanager
     def one_root(self, trees: Sequence[TokenTree]) -> Iterator[None]:
@@ -171,6 +171,10 @@ class FusedScorer:
             yield
         finally:
             self._given = None
+
+    def share_head(self, other: "FusedScorer") -> None:
+        """Use the head of a scorer of the same base, so that its buffer of logits is there once; not across threads."""
+        self._head = other.linear_head()
 
     def _run_root(self, tokens_R: torch.Tensor, positions_R: torch.Tensor) -> SharedRoot:
         layers = self.layers()
@@ -220,7 +224,8 @@ class FusedScorer:
         cos_Q1J, sin_Q1J = (t[0, :, None, :half].contiguous() for t in (cos_1QK, sin_1QK))
         return hidden_QD, LayerInput(plan, cos_Q1J, sin_Q1J, bounds_Q, bounds_P)
 
-    def _linear_head(self) -> FrozenHead:
+    def linear_head(self) -> FrozenHead:
+        """The head of the base as it is now."""
         module = self._base.get_output_embeddings()
         if self._head is None or self._head.weight_VD.data_ptr() != module.weight.data_ptr():
             self._head = FrozenHead(module.weight, module.bias)
