@@ -233,9 +233,8 @@ def test_a_user_goes_through_the_page(page: Page, tmp_path: Path, tiny_llama_dir
     page.find("#chat-said", "base and adapter answer")
     page.find("#chat-question textarea").send_keys("question 1 <b>bold</b>")
     page.click("button#chat-ask")
-    page.find("#chat-base", "question 1 <b>bold</b>")
-    page.find("#chat-adapter", "question 1 <b>bold</b>")
-    wait_for(lambda: len(page.driver.find_elements(CSS, "#chat-adapter .bot")) > 0)
+    page.find("#chat-shown .question", "question 1 <b>bold</b>")
+    wait_for(lambda: len(page.driver.find_elements(CSS, "#chat-shown .side p")) == 2)
     page.show("chat")
     fetched_from_elsewhere_is_nothing(page)
 

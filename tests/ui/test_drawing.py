@@ -6,9 +6,10 @@ from pathlib import Path
 
 from forged_runs import forge_run
 from loratory.ui.answers import read_answer_table
-from loratory.ui.drawing import answers_html, comparison_html, faults_html, list_html, problem_html, run_html
+from loratory.ui.drawing import answers_html, comparison_html, faults_html, list_html, problem_html, run_html, talk_html
 from loratory.ui.laboratory import Laboratory
 from loratory.ui.listing import RunRow
+from loratory.ui.talk import Exchange
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -44,6 +45,7 @@ def test_nothing_becomes_markup(tmp_path: Path) -> None:
         answers_html(read_answer_table([run]).find("all rows", "")),
         faults_html([EVIL]),
         problem_html(EVIL),
+        talk_html([Exchange(EVIL, EVIL, EVIL), Exchange(EVIL, EVIL, None)]),
         comparison_html(Laboratory(tmp_path).compare(["run"])),
     ]
     for text in drawn:

@@ -13,6 +13,7 @@ from loratory.report.page import html_table, sections
 from loratory.run.metrics import MetricValue
 from loratory.ui.answers import Found
 from loratory.ui.listing import RunRow
+from loratory.ui.talk import Exchange
 
 CURVES = (
     ("loss", "Training loss"),
@@ -127,6 +128,19 @@ def answers_html(found: Found) -> str:
         f'<p class="soft" role="status">{words}{shown}; ✓ equals the label, ✗ does not</p>'
         f'<div class="scroll"><table class="answers"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
     )
+
+
+def talk_html(exchanges: Sequence[Exchange]) -> str:
+    """A conversation: each question with the answers of base and adapter beside each other, as plain text."""
+    parts = []
+    for each in exchanges:
+        answers = [("base", each.base), ("adapter", each.answer)] if each.base is not None else [("", each.answer)]
+        sides = "".join(
+            f'<div class="side"><span class="soft">{who}</span><p>{escape(text) or "…"}</p></div>'
+            for who, text in answers
+        )
+        parts.append(f'<p class="question">{escape(each.question)}</p><div class="sides">{sides}</div>')
+    return _framed(f'<div class="talk">{"".join(parts)}</div>')
 
 
 def plan_html(plan: Plan, notes: Sequence[str]) -> str:
