@@ -11,7 +11,9 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from loratory.adapter import check_adapter
 from loratory.adapter.peft_options import describe_methods
+from loratory.config.foreign_file import read_foreign_run
 from loratory.config.method_catalogue import REFUSED, catalogue
 
 FOLDER = Path(__file__).resolve().parents[2] / "config"
@@ -58,6 +60,14 @@ def test_every_file_is_plain_peft_and_fits_its_family(file: Path) -> None:
         config.init_lora_weights = True  # their passes over data or weights are tested elsewhere
     model = peft.get_peft_model(tiny(file.stem), config)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_file_is_a_section_that_attaches_without_weights(file: Path) -> None:
+    run = read_foreign_run([file]).config
+    with torch.device("meta"):
+        base = tiny(file.stem)
+    assert check_adapter(run.adapter, base, quantization=run.quantization).trainable > 0
 
 
 def test_the_files_are_what_the_generator_writes() -> None:

@@ -46,8 +46,10 @@ INITS = ("eva", "corda", "lora_ga")
 
 
 def settings(method: str) -> dict[str, Any]:
-    fields: dict[str, Any] = {"rank": 4, "init": method} if method in INITS else {"method": method, **METHODS[method]}
+    is_init = method in (*INITS, "loftq")
+    fields: dict[str, Any] = {"rank": 4, "init": method} if is_init else {"method": method, **METHODS[method]}
     return {
+        "quantization.load_in_4bit": method == "loftq",
         "train.batch_size": 8,
         "train.num_epochs": 2,
         "train.learning_rate": 0.02,
@@ -143,7 +145,7 @@ def _greedy(model: PeftModel, prompt: list[int], stops: Any) -> list[int]:
     return made[: next((i for i, token in enumerate(made) if token in stops), len(made))]
 
 
-@pytest.mark.parametrize("method", ["adalora", "p_tuning", "eva", "corda", "lora_ga"])
+@pytest.mark.parametrize("method", ["adalora", "p_tuning", "eva", "corda", "lora_ga", "loftq"])
 def test_a_resumed_run_is_the_unbroken_one_to_the_bit(method: str, make_config: MakeConfig) -> None:
     unbroken = train(config_of(make_config, method, "unbroken"))
     config = config_of(make_config, method, "paused")
@@ -187,6 +189,13 @@ def test_adalora_gives_up_ranks(make_config: MakeConfig) -> None:
     ranks = [int((tensor != 0).sum()) for name, tensor in tensors.items() if "lora_E" in name]
     assert sum(ranks) == 3 * len(ranks)
     assert max(ranks) > min(ranks)
+
+
+def test_a_method_with_a_base_in_four_bits_learns(make_config: MakeConfig) -> None:
+    fields = {"adapter.method": "oft", "adapter.options": {"oft_block_size": 8}, "quantization.load_in_4bit": True}
+    result = train(make_config({**fields, "train.logging_steps": 1, "train.learning_rate": 0.02}))
+    losses = [line["loss"] for line in read_metrics(result.run_dir / "metrics.jsonl") if "loss" in line]
+    assert sum(losses[-3:]) < sum(losses[:3])
 
 
 def test_loftq_without_four_bits_is_refused(make_config: MakeConfig) -> None:

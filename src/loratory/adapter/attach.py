@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from loratory.adapter.calibration import Calibration, with_init_options
 from loratory.adapter.load import apply_adapter, put_on, read_adapter
 from loratory.adapter.lora import lora_config, quiet_peft
-from loratory.adapter.method import method_config, method_targets
+from loratory.adapter.method import method_config, method_targets, refuse_pickles
 from loratory.adapter.pattern import expand_pattern
 from loratory.adapter.peft_file import LORA_OPTIONS, LoraFile
 from loratory.adapter.stack import LowRank, add, lora_updates, negate, remember_fixed_update
@@ -228,6 +228,7 @@ def check_options(section: AdapterConfig, *, is_quantised: bool) -> None:
     Raises:
         AdapterError: With one fault a line.
     """
+    refuse_pickles(section.options)
     faults = []
     init = section.init
     lost = [name for name in UNSAVABLE_OPTIONS if section.options.get(name)]
@@ -248,6 +249,8 @@ def check_options(section: AdapterConfig, *, is_quantised: bool) -> None:
         faults.append(
             "adapter.init: loftq makes up for the error of 4-bit weights; set quantization.load_in_4bit: true"
         )
+    if init == "loftq" and section.use_dora:
+        faults.append("adapter.init: loftq changes what DoRA's magnitudes were taken from; leave one of them out")
     if init == "orthogonal" and any(rank % 2 for rank in (section.rank, *section.rank_pattern.values())):
         faults.append(f"adapter.init: orthogonal needs an even rank, adapter.rank is {section.rank}")
     if changes_base and is_quantised:

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, initialize_lora_eva_weights, replace_lora_weights_loftq
+from peft import LoraConfig, PeftModel, initialize_lora_eva_weights
 from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.loraga import preprocess_loraga
 from transformers import PreTrainedModel
 
 from loratory.adapter.lora import quiet_peft
+from loratory.adapter.shards import ShardReader
+from loratory.adapter.stack import ADAPTER
 from loratory.data.sequence import TokenSequence
 from loratory.errors import AdapterError
 from loratory.model.task import task_of
@@ -30,6 +33,9 @@ _CONFIGS = {
     "corda": ("corda_config", CordaConfig),
     "lora_ga": ("lora_ga_config", LoraGAConfig),
 }
+
+INIT_OPTIONS = frozenset(name for name, _ in _CONFIGS.values())
+"""Options of LoRA that are settings of an initialisation."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,12 +79,12 @@ class Calibration:
             initialize_lora_eva_weights(model, batches, show_progress_bar=False)
         elif init == "loftq":
             files = [] if self.original_weights is None else sorted(self.original_weights.glob("*.safetensors"))
-            if len(files) != 1:
+            if not files:
                 raise AdapterError(
-                    "adapter.init: loftq reads the weights before quantisation from one safetensors file; this base "
-                    f"has {len(files)}. Use default"
+                    "adapter.init: loftq reads the weights before quantisation from safetensors files beside the "
+                    "model's config.json, and this base has none; use default"
                 )
-            replace_lora_weights_loftq(model, model_path=str(files[0]))
+            _correct_quantisation(model, ShardReader(files))
 
     def _need_rows(self, model: PreTrainedModel, init: str) -> None:
         allowed = ("causal_lm",) if init == "lora_ga" else ("causal_lm", "seq_cls")
@@ -117,6 +123,39 @@ class Calibration:
     def _accumulate(self, model: PreTrainedModel) -> None:
         for batch in self._batches(model.device):
             model(**batch).loss.backward()
+
+
+@torch.no_grad()
+def _correct_quantisation(model: PeftModel, reader: ShardReader) -> None:
+    """Let each update begin as the best one of its rank for what quantisation took from the weight.
+
+    One pass of LoftQ's algorithm 1: W - Q is split by its singular values. PEFT's own needs a GPU, reads one file, and
+    leaves out the update's scale.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    base = model.get_base_model()
+    for name, layer in base.named_modules():
+        if not isinstance(layer, LoraLayer) or ADAPTER not in layer.lora_A:
+            continue
+        packed: Any = layer.get_base_layer().weight
+        names = (f"{name}.weight", f"{name.removeprefix(f'{base.base_model_prefix}.')}.weight")
+        found = next((key for key in names if key in reader.tensors), None)
+        if getattr(packed, "quant_state", None) is None or found is None:
+            raise AdapterError(
+                f"adapter.init: loftq makes up for the error of 4-bit weights, and {name} has "
+                f"{'no original in the files' if found is None else 'none'}; leave it out of adapter.targets or use "
+                "default"
+            )
+        kept_OI = dequantize_4bit(packed.data, packed.quant_state).float()
+        lost_OI = reader.float32(found).to(kept_OI.device) - kept_OI
+        rank = layer.r[ADAPTER]
+        left_OM, sizes_M, right_MI = torch.linalg.svd(lost_OI, full_matrices=False)
+        if len(sizes_M) < rank:
+            raise AdapterError(f"adapter.rank: {rank} is more than {name} has room for; take {len(sizes_M)} or less")
+        root_R = sizes_M[:rank].sqrt()
+        layer.lora_A[ADAPTER].weight.copy_(root_R[:, None] * right_MI[:rank])
+        layer.lora_B[ADAPTER].weight.copy_(left_OM[:, :rank] * root_R / layer.scaling[ADAPTER])
 
 
 def original_weights(source: str) -> Path | None:

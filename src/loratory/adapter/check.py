@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from loratory.adapter.attach import AttachedAdapter, attach_adapter, check_options
+from loratory.adapter.calibration import INIT_OPTIONS
 from loratory.adapter.trainable import TrainableReport
 from loratory.config import AdapterConfig, QuantizationConfig
 from loratory.config.method_capabilities import family_fault, quantised_fault
@@ -67,7 +68,9 @@ def attach_without_weights(
     _refuse(_misfit(section.method, model))
     if section.method != "full":
         check_options(section, is_quantised=is_quantised)
-    plain = section.model_copy(update={"init": "default"})
+    # No initialisation is made here, and its settings mean nothing without it.
+    options = {name: value for name, value in section.options.items() if name not in INIT_OPTIONS}
+    plain = section.model_copy(update={"init": "default", "options": options})
     if section.create_new_adapter:
         # The earlier adapter is added to the weights, which are not here; it leaves no trace in shapes.
         plain = plain.model_copy(update={"path": None, "create_new_adapter": False})
