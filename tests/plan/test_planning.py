@@ -11,7 +11,7 @@ from loratory.cli.app import make_app
 from loratory.config import RunConfig, build_config
 from loratory.errors import ConfigError, DataError, ModelError
 from loratory.plan.devices import device
-from loratory.plan.planning import Plan, make_plan
+from loratory.plan.planning import Plan, make_plan, on_device
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -83,8 +83,17 @@ def test_the_command(config: RunConfig, tiny_llama_dir: Path, tmp_path: Path) ->
     run_file.write_text(json.dumps(values(tiny_llama_dir, tmp_path)))
     result = CliRunner().invoke(make_app(), ["plan", str(run_file), "--no-calibrate", "--memory", "16"])
     assert result.exit_code == 0, result.output
-    for words in ("Memory at the peak", "fits", "QLoRA", "H100 80 GB", "a checkpoint"):
+    for words in ("Memory at the peak", "fits", "QLoRA", "of full", "H100 80 GB", "a checkpoint", "usual for"):
         assert words in result.output
     result = CliRunner().invoke(make_app(), ["plan", str(tmp_path / "outputs"), "--history"])
     assert result.exit_code == 2
     assert "no finished run with a plan.json" in result.output
+
+
+def test_a_gpu_computes_in_the_number_format_of_the_run(config: RunConfig) -> None:
+    turing = device("t4")
+    as_it_is = on_device(turing, config).machine  # no bfloat16, so that auto is float32
+    half = on_device(turing, config.model_copy(update={"model": config.model.model_copy(update={"dtype": "float16"})}))
+    assert as_it_is is not None
+    assert half.machine is not None
+    assert half.machine.gemm[-1].flops_per_s / as_it_is.gemm[-1].flops_per_s == pytest.approx(65 / 8.1)

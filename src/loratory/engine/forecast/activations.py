@@ -5,8 +5,9 @@ forward pass without data (meta device) tells every tensor that stays, whatever 
 how much room the C library takes for them.
 """
 
+import contextlib
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,7 +179,7 @@ def _after_forward(base: PreTrainedModel, num_tokens: int) -> _Occupied | None:
         if isinstance(table, dict) and any(type(value) is torch.Tensor for value in table.values())
     ]
     try:
-        with watch:
+        with _without_checkpointing(base), watch:
             output = functional_call(body, tensors, kwargs=_arguments(base, num_tokens))
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, IndexError, KeyError):
         return None  # families that look at values, and packed weights, have the estimate from shapes
@@ -188,6 +189,19 @@ def _after_forward(base: PreTrainedModel, num_tokens: int) -> _Occupied | None:
     occupied = _Occupied(watch.num_bytes, watch.heap.size)
     del output
     return occupied
+
+
+@contextlib.contextmanager
+def _without_checkpointing(base: PreTrainedModel) -> Iterator[None]:
+    """A trace shows what layers keep; with checkpointing they would show what they are made again from."""
+    inside = [module for module in base.modules() if getattr(module, "gradient_checkpointing", False)]
+    for module in inside:
+        module.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for module in inside:
+            module.gradient_checkpointing = True
 
 
 _TRACED: weakref.WeakKeyDictionary[PreTrainedModel, dict[tuple[str, bool, int], _Traced | None]] = (
