@@ -25,9 +25,10 @@ from loratory.config import RunConfig
 from loratory.config.document import dump_document
 from loratory.demo.base_model import ensure_base_model
 from loratory.demo.telecom import generate_telecom
-from loratory.engine.forecast.record import read_record
+from loratory.engine.state import load_training_state
 from loratory.engine.together import train_together
 from loratory.engine.training import run_training
+from loratory.run import RunDirectory
 from loratory.sweep.sweep import run_sweep
 
 _POLL_S = 0.02
@@ -178,11 +179,11 @@ def _watch(peak: list[int], is_over: threading.Event) -> None:
 
 
 def _step_seconds(run: Path) -> float:
-    record = read_record(run)
-    assert record is not None
-    assert record.measured is not None
-    assert record.measured.step_seconds is not None
-    return float(record.measured.step_seconds)
+    """Mean time of a step, of which a shared pass counts by its tokens."""
+    newest = RunDirectory.read(run).checkpoints.scan().newest
+    assert newest is not None
+    progress = load_training_state(newest.path).progress
+    return progress.train_seconds / progress.step
 
 
 def _last_loss(run: Path) -> float:
