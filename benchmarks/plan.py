@@ -86,8 +86,9 @@ def _run_all(folder: Path, model: str, *, threads: int, steps: int, is_fresh: bo
             continue
         start_s = time.perf_counter()
         command = [sys.executable, "-m", "benchmarks.plan_runs", str(folder), model, name, str(threads), str(steps)]
-        code = subprocess.run(command, env=environment, stderr=subprocess.PIPE, check=False).returncode
-        print(f"{model} {name}: exit code {code}, {time.perf_counter() - start_s:.0f} s", flush=True)
+        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+        fault = f": {done.stderr.splitlines()[-1]}" if done.returncode else ""
+        print(f"{model} {name}: {time.perf_counter() - start_s:.0f} s{fault}", flush=True)
         for weights in (*place.glob("checkpoint-*"), place / "final_model"):
             shutil.rmtree(weights, ignore_errors=True)
 
@@ -109,7 +110,7 @@ def prepare(folder: Path, name: str) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     target = folder / "models" / name
-    if not (target / "config.json").is_file():
+    if not (target / "tokenizer_config.json").is_file():  # written last
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         vocabulary = {"<s>": 0, "</s>": 1, "<pad>": 2} | {c: i + 3 for i, c in enumerate(alphabet)}
         tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
