@@ -164,6 +164,9 @@ def test_compare_chat_of_one_run_and_of_two(finished_run: Path) -> None:
     assert one.exit_code == 0, one.output
     assert one.stdout.startswith("question: question 1\nbase: ")
     assert "\nadapter: " in one.stdout
+    # Questions of the command line know nothing of each other.
+    again = [word for _ in range(2) for word in ("--question", "question 1")]
+    assert invoke("compare-chat", finished_run, *again, "--max-new-tokens", 3).stdout == 2 * one.stdout
     twice = invoke("compare-chat", finished_run, finished_run)
     assert twice.exit_code == 2
     two = invoke(

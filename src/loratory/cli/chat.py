@@ -52,7 +52,8 @@ def chat(
 def compare_chat(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.", show_default=False)],
     question: Annotated[
-        list[str] | None, typer.Option(help="Ask this and leave; may be given several times.", show_default=False)
+        list[str] | None,
+        typer.Option(help="Ask this and leave; several are asked apart from each other.", show_default=False),
     ] = None,
     max_new_tokens: MaxNewTokens = None,
     system: System = None,
@@ -76,9 +77,11 @@ def compare_chat(
     for line in question if question is not None else _lines_of_user():
         if line == "/exit":
             break
-        if line == "/reset":
+        if line == "/reset" or question is not None:
+            # Else the base would read the adapter's earlier answers and repeat them.
             for talk in talks.values():
                 talk.reset()
+        if line == "/reset":
             continue
         try:
             answers = _ask_all(talks, line)
