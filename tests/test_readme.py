@@ -30,6 +30,7 @@ SMALL = {
         "train.max_steps=1",
         "predict.max_new_tokens=2",
     ],
+    "plan": ["--no-calibrate"],
     "predict": ["--limit", "2", "--max-new-tokens", "4"],
     "compare-chat": ["--max-new-tokens", "4"],
     "serve": ["--port", "0"],
