@@ -82,3 +82,11 @@ def test_other_rows_and_no_predictions_are_refused(trained: Path, tmp_path: Path
     done = run("compare", trained / "r2", trained / "r8-s1", "--predictions", "other")
     assert done.exit_code == 2
     assert "the labels are equal, the questions are not" in done.output
+
+
+def test_many_settings_are_told_by_what_each_does_otherwise(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loratory.cli.compare.MAX_ACROSS", 1)
+    done = run("compare", trained / "r2", trained / "r8-s1")
+    assert done.exit_code == 0, done.output
+    assert "differs from r2 in" in done.output
+    assert "adapter.rank=8" in done.output

@@ -116,15 +116,23 @@ def _scores_table(found: "Comparison") -> "Table":
 
 
 def _differences_table(found: "Comparison") -> "Table":
+    """Keys downwards, settings across; what each does otherwise than the first when settings are many."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("what differs")
-    for setting in found.settings:
-        if not setting.is_base:
-            table.add_column(Text(setting.name))
-    for each in found.differences:
-        table.add_row(Text(each.key), *(Text(value) for value in each.values))
+    names = [setting.name for setting in found.settings if not setting.is_base]
+    if len(names) <= MAX_ACROSS:
+        table = Table("what differs")
+        for name in names:
+            table.add_column(Text(name))
+        for each in found.differences:
+            table.add_row(Text(each.key), *(Text(value) for value in each.values))
+        return table
+    table = Table("")
+    table.add_column(Text(f"differs from {names[0]} in"))
+    for index, name in enumerate(names[1:], start=1):
+        others = [each for each in found.differences if each.values[index] != each.values[0]]
+        table.add_row(Text(name), Text("\n".join(f"{each.key}={each.values[index]}" for each in others)))
     return table
 
 
