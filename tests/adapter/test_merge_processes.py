@@ -18,6 +18,7 @@ import resource, signal, sys
 from pathlib import Path
 from loratory.adapter import streamed_merge
 from loratory.cli import failures_as_exit_codes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 write = streamed_merge.write_shard
 def slow(path, entries):
     if sys.argv[4] == "slow":
