@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from docs.method_probes import FAULTS, KINDS, probe
 from transformers.utils import logging as transformers_logging
 
+from docs.method_probes import FAULTS, KINDS, probe
 from loratory.adapter.peft_options import describe_methods
 from loratory.adapter.targets import DEFAULT_TARGETS
 from loratory.config.method_catalogue import REFUSED, method_names
