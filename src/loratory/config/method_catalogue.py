@@ -61,11 +61,6 @@ def options_of(method: str) -> Mapping[str, Any]:
     return found
 
 
-def is_prompt_method(method: str) -> bool:
-    """Whether the method trains virtual tokens and no layers."""
-    return bool(catalogue()["methods"].get(method, {}).get("is_prompt_learning", False))
-
-
 def option_faults(method: str, options: Mapping[str, Any], *, is_continued: bool = False) -> list[str]:
     """What is wrong with `adapter.options`, one sentence each.
 
