@@ -17,7 +17,7 @@ from loratory.adapter import attach_adapter
 from loratory.config import AdapterConfig
 from loratory.data.sequence import TokenSequence
 from loratory.engine.forecast.activations import KeptPerToken, kept_per_token
-from loratory.engine.forecast.duration import step_seconds
+from loratory.engine.forecast.duration import Computation, step_seconds
 from loratory.engine.forecast.machine import Machine, PathPace, Rate, fingerprint
 from loratory.engine.forecast.model_size import ModelSize, model_size
 from loratory.engine.forecast.work import StepWork, pass_work
@@ -30,6 +30,8 @@ ROWS, WIDTHS = (16, 64, 256, 512), (64, 128, 256, 576, 1024, 2048)
 RANKS, THIN_WIDTHS = (4, 16, 64), (64, 256, 576, 2048)
 PATHS: tuple[ScorerPath, ...] = ("fused", "tree", "padded")
 _CELL_S = 0.02
+# Width, that of the MLP, layers, rows, tokens of a row: one that calls and launches bound, one that memory does.
+_SHAPES = ((64, 128, 4, 2, 32), (512, 1408, 2, 3, 128))
 _PROCESS = (
     "import loratory.engine.training, psutil, torch, json;"
     "from accelerate import Accelerator; Accelerator();"
@@ -112,7 +114,7 @@ def _tensor_seconds() -> float:
 def _pace(path: ScorerPath, bare: Machine) -> PathPace:
     """Solve two runs of the engine, a narrow and a wide one, for what layers and numbers cost."""
     equations, rests = [], []
-    for width, middle, layers, num_rows, length in ((64, 128, 4, 4, 16), (512, 1408, 2, 8, 48)):
+    for width, middle, layers, num_rows, length in _SHAPES:
         model, size, kept = _small_model(path, width=width, middle=middle, layers=layers)
         rows = _rows(num_rows, length)
         work = pass_work(rows)
@@ -122,9 +124,9 @@ def _pace(path: ScorerPath, bare: Machine) -> PathPace:
         def one_pass() -> None:
             scorer.nll(batch_of(rows).tree).sum_nats.backward()  # type: ignore[no-untyped-call]  # noqa: B023
 
-        measured = _seconds(one_pass, at_least=5)
+        measured = _seconds(one_pass, at_least=9)
         known = replace(bare, tensor_s=0.0)
-        rests.append(max(0.0, measured - step_seconds(size, kept, step, known, path=path)))
+        rests.append(max(0.0, measured - step_seconds(Computation(size, path), kept, step, known)))
         tokens = work.padded_tokens if path == "padded" else work.tokens
         equations.append((float(layers), tokens * kept.kept_bytes / size.itemsize))
     solution = np.linalg.solve(np.array(equations), np.array(rests))

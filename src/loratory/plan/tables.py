@@ -96,7 +96,7 @@ def _memory_table(plan: Plan) -> Table:
         words = f"correction from {plan.correction.memory_runs} past runs"
         rows.append((Cell(words), _number(size(abs(corrected))), Cell("more" if corrected > 0 else "less")))
     rows.append((Cell("peak"), _number(size(plan.peak_bytes)), Cell(f"{forecast.path} path")))
-    if forecast.path != "padded":
+    if forecast.path != "padded" and forecast.padded_bytes is not None:
         own = forecast.memory.activations + forecast.memory.logits
         times = f"{forecast.padded_bytes / max(1, own):.1f} times ours"
         name = "the same batch padded: activations, logits"

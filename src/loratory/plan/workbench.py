@@ -120,6 +120,7 @@ class Workbench:
             workspace_bytes=CPU_WORKSPACE if place.device is None else _GPU_WORKSPACE,
             num_sampled=_NUM_SAMPLED,
             on_cpu=place.device is None,
+            compares_padded=True,
         )
         return forecast_run(model, self.rows.train, plan, self._batching(config, model, path, place), setting)
 

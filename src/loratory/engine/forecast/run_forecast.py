@@ -8,8 +8,9 @@ from transformers import PreTrainedModel
 
 from loratory.config import RunConfig
 from loratory.engine.forecast.activations import KeptPerToken, kept_per_token
+from loratory.engine.forecast.adapter_work import THIN_ONLY, adapter_work
 from loratory.engine.forecast.disk import DiskSizes, disk_sizes
-from loratory.engine.forecast.duration import Flops, step_flops, step_seconds
+from loratory.engine.forecast.duration import Computation, Flops, step_flops, step_seconds
 from loratory.engine.forecast.machine import Machine
 from loratory.engine.forecast.memory import CPU_WORKSPACE, MemoryParts, activation_bytes, logits_bytes, memory_parts
 from loratory.engine.forecast.model_size import ModelSize, model_size
@@ -33,7 +34,7 @@ class RunForecast:
         path: How passes are computed.
         batching: How batches are cut.
         memory: Of the largest pass, by part.
-        padded_bytes: Activations and logits of the same rows on the padded path.
+        padded_bytes: Activations and logits of the same rows on the padded path; None if not asked for.
         disk: Files.
         largest: The largest pass.
         steps_per_epoch: Optimizer steps.
@@ -49,7 +50,7 @@ class RunForecast:
     path: str
     batching: MicroBatching
     memory: MemoryParts
-    padded_bytes: int
+    padded_bytes: int | None
     disk: DiskSizes
     largest: PassWork
     steps_per_epoch: int
@@ -74,6 +75,7 @@ class ForecastSetting:
         num_sampled: Steps that are counted; the others are taken to be like them.
         total_steps: Steps of the run if they are not the data's.
         on_cpu: The device is no GPU.
+        compares_padded: Tell what the padded path would keep.
     """
 
     config: RunConfig
@@ -84,6 +86,7 @@ class ForecastSetting:
     num_sampled: int = 16
     total_steps: int | None = None
     on_cpu: bool = True
+    compares_padded: bool = False
 
 
 def forecast_run(
@@ -112,15 +115,12 @@ def forecast_run(
         for index in sampled(total, setting.num_sampled)
     ]
     largest = largest_pass(rows, steps, batching, size, kept, path=path, batch_size=section.batch_size, total=total)
+    extra = THIN_ONLY if path == "fused" else adapter_work(model, size)
+    how = Computation(size, path, section.gradient_checkpointing, extra)
     seconds = None
-    checkpointing = section.gradient_checkpointing
     if setting.machine is not None:
-        seconds = sum(
-            step_seconds(size, kept, step, setting.machine, path=path, gradient_checkpointing=checkpointing)
-            for step in steps
-        ) / len(steps)
-    padded = kept if path == "padded" else kept_of(model, size, config, path="padded", on_cpu=setting.on_cpu)
-    flops = [step_flops(size, step, path=path, gradient_checkpointing=checkpointing) for step in steps]
+        seconds = sum(step_seconds(how, kept, step, setting.machine) for step in steps) / len(steps)
+    flops = sum((step_flops(how, step) for step in steps), start=Flops(0, 0, 0, 0))
     row_tokens = sum(row.num_tokens for row in rows)
     share = sum(step.num_tokens(path) for step in steps) / max(1, sum(step.row_tokens for step in steps))
     return RunForecast(
@@ -136,8 +136,7 @@ def forecast_run(
             process_bytes=setting.process_bytes,
             workspace_bytes=setting.workspace_bytes,
         ),
-        padded_bytes=activation_bytes(size, padded, largest, path="padded")
-        + logits_bytes(size, largest, path="padded"),
+        padded_bytes=_padded_bytes(model, size, largest, setting) if setting.compares_padded else None,
         disk=disk_sizes(
             model, optimizer=section.optimizer, stacked_ranks=config.adapter.init.startswith(STACKING_INITS)
         ),
@@ -147,9 +146,16 @@ def forecast_run(
         row_tokens=row_tokens,
         unshared_tokens=unshared_tokens(rows),
         computed_tokens=round(share * row_tokens),
-        flops=Flops(*(sum(getattr(f, n) for f in flops) / len(flops) for n in Flops.__slots__)),
+        flops=flops.over(len(steps)),
         step_seconds=seconds,
     )
+
+
+def _padded_bytes(
+    model: PeftModel | PreTrainedModel, size: ModelSize, largest: PassWork, setting: ForecastSetting
+) -> int:
+    kept = kept_of(model, size, setting.config, path="padded", on_cpu=setting.on_cpu)
+    return activation_bytes(size, kept, largest, path="padded") + logits_bytes(size, largest, path="padded")
 
 
 def kept_of(
