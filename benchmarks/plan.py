@@ -49,6 +49,7 @@ HELD_OUT: tuple[Setting, ...] = (
     ("short-b8-dora", SHORT, ("train.batch_size=8", "adapter.use_dora=true")),
     ("long-b4-checkpointing", LONG, ("train.batch_size=4", "train.gradient_checkpointing=true")),
     ("short-b6-dropout", SHORT, ("train.batch_size=6", "adapter.dropout=0.1")),
+    ("short-b8-qlora", SHORT, ("train.batch_size=8", "quantization.load_in_4bit=true")),
     ("long-b2-full", LONG, ("train.batch_size=2", "adapter.method=full")),
 )
 LEFT_OUT = {("smollm2", "long-b2-full")}  # its checkpoints are 1.6 GB each

@@ -73,16 +73,16 @@ class Device:
 
 
 DEVICES: Mapping[str, Device] = {
-    "t4": Device("T4 16 GB", 16, 65.0, 8.1, 320, False, "NVIDIA T4 datasheet"),
-    "v100": Device("V100 16 GB", 16, 125.0, 15.7, 900, False, "NVIDIA V100 datasheet, SXM2"),
-    "a4000": Device("RTX A4000 16 GB", 16, 76.7, 19.2, 448, True, "NVIDIA RTX A4000 datasheet (half of sparse)"),
-    "3090": Device("RTX 3090 24 GB", 24, 71.0, 35.6, 936, True, "NVIDIA Ampere GA102 whitepaper, appendix A"),
-    "4090": Device("RTX 4090 24 GB", 24, 165.2, 82.6, 1008, True, "NVIDIA Ada GPU architecture whitepaper, appendix A"),
-    "l4": Device("L4 24 GB", 24, 121.0, 30.3, 300, True, "NVIDIA L4 datasheet (half of sparse)"),
-    "a10": Device("A10 24 GB", 24, 125.0, 31.2, 600, True, "NVIDIA A10 datasheet"),
-    "a100-40": Device("A100 40 GB", 40, 312.0, 19.5, 1555, True, "NVIDIA A100 datasheet"),
-    "a100": Device("A100 80 GB", 80, 312.0, 19.5, 2039, True, "NVIDIA A100 datasheet, SXM"),
-    "h100": Device("H100 80 GB", 80, 989.4, 66.9, 3350, True, "NVIDIA H100 datasheet, SXM (half of sparse)"),
+    "t4": Device("T4", 16, 65.0, 8.1, 320, False, "NVIDIA T4 datasheet"),
+    "v100": Device("V100", 16, 125.0, 15.7, 900, False, "NVIDIA V100 datasheet, SXM2"),
+    "a4000": Device("RTX A4000", 16, 76.7, 19.2, 448, True, "NVIDIA RTX A4000 datasheet (half of sparse)"),
+    "3090": Device("RTX 3090", 24, 71.0, 35.6, 936, True, "NVIDIA Ampere GA102 whitepaper, appendix A"),
+    "4090": Device("RTX 4090", 24, 165.2, 82.6, 1008, True, "NVIDIA Ada GPU architecture whitepaper, appendix A"),
+    "l4": Device("L4", 24, 121.0, 30.3, 300, True, "NVIDIA L4 datasheet (half of sparse)"),
+    "a10": Device("A10", 24, 125.0, 31.2, 600, True, "NVIDIA A10 datasheet"),
+    "a100-40": Device("A100", 40, 312.0, 19.5, 1555, True, "NVIDIA A100 datasheet"),
+    "a100": Device("A100", 80, 312.0, 19.5, 2039, True, "NVIDIA A100 datasheet, SXM"),
+    "h100": Device("H100", 80, 989.4, 66.9, 3350, True, "NVIDIA H100 datasheet, SXM (half of sparse)"),
 }
 USUAL = ("a4000", "4090", "a100", "h100")
 

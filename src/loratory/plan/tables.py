@@ -49,6 +49,12 @@ def trust_words(plan: Plan) -> str:
     return "not yet corrected by past runs: from three runs of this machine and path on, their errors are used"
 
 
+def source_words(plan: Plan) -> str | None:
+    """Where the figures of GPUs are from."""
+    sources = [f"{each.device.name} from {each.device.source}" for each in plan.devices]
+    return f"figures of {'; of '.join(dict.fromkeys(sources))}" if sources else None
+
+
 def size(num_bytes: float) -> str:
     """Bytes for people."""
     if num_bytes >= _GIB:
@@ -137,6 +143,13 @@ def _count(number: int) -> str:
     return f"{number / 1e9:.1f} billion" if number >= 1e9 else f"{number / 1e6:.0f} million"
 
 
+def _short(number: int) -> str:
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= unit:
+            return f"{number / unit:.3g}{name}"
+    return str(number)
+
+
 def _variant_table(plan: Plan) -> Table:
     rows = []
     full = next((each.forecast for each in plan.variants if each.name == "full"), None)
@@ -149,7 +162,7 @@ def _variant_table(plan: Plan) -> Table:
         rows.append(
             (
                 Cell(name),
-                _number(f"{found.size.trained:,}"),
+                _number(_short(found.size.trained)),
                 _number(f"{found.size.adapter_share:.2%}"),
                 _number(size(found.memory.total)),
                 _number("" if full is None else f"{found.memory.total / full.memory.total:.0%}"),
@@ -158,7 +171,7 @@ def _variant_table(plan: Plan) -> Table:
                 _number(size(found.disk.final)),
             )
         )
-    header = ("", "trained", "share", "peak", "of full", "path", "s/step", "final model")
+    header = ("", "trained", "share", "peak", "of full", "path", "s/step", "on disk")
     return Table("Side by side", header, tuple(rows))
 
 
@@ -175,10 +188,9 @@ def _device_table(plan: Plan) -> Table:
                 Cell("fits" if need <= each.device.memory_bytes * 0.95 else "too large"),
                 _number(seconds_text(seconds)),
                 _number(duration(seconds * each.forecast.total_steps)),
-                Cell(each.device.source),
             )
         )
-    header = ("", "peak", "of", "verdict", "s/step", "run", "figures from")
+    header = ("", "peak", "of", "verdict", "s/step", "run")
     return Table("On a GPU (from its data sheet; not measured)", header, tuple(rows))
 
 

@@ -11,6 +11,7 @@ from loratory.tree.fused.chunks import CHUNK_TOKENS
 
 _LOGIT_PASSES = 6  # over the logits in memory: maximum, difference, exponential, sum, and the products' own
 _FORWARD_SHARE = 0.4  # of what layers cost besides their products
+_DEQUANTISED_TOUCHES = 3  # a quantised number is written out and read twice for each product with its weight
 _ADAM_BYTES = 28  # read and written per number: parameter, gradient, two moments
 
 
@@ -84,8 +85,8 @@ def pass_flops(how: Computation, work: PassWork) -> Flops:
     size, again = how.size, how.again
     linear = 0.0
     adapter = how.adapter_work.flops(how.num_tokens(work)) * (1 + _FORWARD_SHARE * again)
-    for layer in size.linears:
-        rows = how.num_rows(work, layer)
+    for layer, count in size.linear_kinds:
+        rows = count * how.num_rows(work, layer)
         linear += rows * _own_flops(layer, again)
         adapter += rows * _thin_flops(layer, again)
     pairs, scores = _pairs(how, work)
@@ -119,16 +120,18 @@ def _all_passes(step: StepWork, path: str) -> tuple[PassWork, ...]:
 def _pass_seconds(how: Computation, kept: KeptPerToken, work: PassWork, machine: Machine) -> float:
     size, flops = how.size, pass_flops(how, work)
     seconds = _adapter_seconds(how, work, machine)
-    for layer in size.linears:
+    dequantised = size.quantised * (2 + how.again) * _DEQUANTISED_TOUCHES * size.itemsize
+    seconds += dequantised / machine.bandwidth_bytes_per_s
+    for layer, count in size.linear_kinds:
         rows = how.num_rows(work, layer)
         if not rows:
             continue
         chunk = min(rows, CHUNK_TOKENS) if how.path == "fused" else rows
         width = (layer.inputs * layer.outputs) ** 0.5
-        seconds += rows * _own_flops(layer, how.again) / rate_at(machine.gemm, chunk, width)
+        seconds += count * rows * _own_flops(layer, how.again) / rate_at(machine.gemm, chunk, width)
         if layer.adapter:
             rank = layer.adapter / (layer.inputs + layer.outputs)
-            seconds += rows * _thin_flops(layer, how.again) / rate_at(machine.thin, rank, width)
+            seconds += count * rows * _thin_flops(layer, how.again) / rate_at(machine.thin, rank, width)
     seconds += flops.attention / machine.attention_flops_per_s
     head_rows = work.padded_logits if how.path == "padded" else work.predictors
     if flops.head:

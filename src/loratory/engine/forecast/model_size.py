@@ -1,8 +1,9 @@
 """Sizes of a model that training depends on, read from its modules; weights may be on the meta device."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from peft import PeftModel
@@ -56,7 +57,8 @@ class ModelSize:
         trained_tensors: How many tensors they are.
         total: All numbers, the adapter's included.
         plain_bytes: Frozen weights that are not quantised.
-        quantised_bytes: Frozen weights in 4 or 8 bits, with their scales.
+        quantised: Numbers of frozen weights in 4 or 8 bits.
+        quantised_bytes: Their bytes, with their scales.
         is_head_trained: The head's weight is trained (also as a shared embedding).
         itemsize: Bytes of a number in activations.
     """
@@ -72,6 +74,7 @@ class ModelSize:
     trained_tensors: int
     total: int
     plain_bytes: int
+    quantised: int
     quantised_bytes: int
     is_head_trained: bool
     itemsize: int
@@ -85,6 +88,16 @@ class ModelSize:
     def num_query_floats(self) -> int:
         """Numbers of the queries of one token in one layer."""
         return self.num_heads * self.head_width
+
+    @cached_property
+    def linear_kinds(self) -> tuple[tuple[LinearSize, int], ...]:
+        """Linear layers and how many are like each; those of the last decoder layer are a kind of their own."""
+        last = self.num_layers - 1
+        return tuple(
+            Counter(
+                replace(each, layer=min(each.layer, 0)) if each.layer != last else each for each in self.linears
+            ).items()
+        )
 
 
 def model_size(
@@ -107,13 +120,14 @@ def model_size(
     linears = [(name, module) for name, module in _linears(found) if _base(module) is not head]
     is_quantised = quantization is not None and quantization.is_active
     packed = {id(_base(module).weight): _base(module) for _, module in linears} if is_quantised else {}
-    plain = quantised = trained = trained_bytes = tensors = total = 0
+    plain = packed_numbers = packed_bytes = trained = trained_bytes = tensors = total = 0
     for parameter in model.parameters():
         owner = packed.get(id(parameter))
         if owner is not None and isinstance(owner, nn.Linear) and not parameter.requires_grad:
             assert quantization is not None
             total += owner.in_features * owner.out_features
-            quantised += quantised_bytes(owner.in_features, owner.out_features, quantization)
+            packed_numbers += owner.in_features * owner.out_features
+            packed_bytes += quantised_bytes(owner.in_features, owner.out_features, quantization)
             continue
         total += parameter.numel()
         if parameter.requires_grad:
@@ -134,7 +148,8 @@ def model_size(
         trained_tensors=tensors,
         total=total,
         plain_bytes=plain,
-        quantised_bytes=quantised,
+        quantised=packed_numbers,
+        quantised_bytes=packed_bytes,
         is_head_trained=head_weight is not None and bool(head_weight.requires_grad),
         itemsize=found.dtype.itemsize,
     )
