@@ -12,6 +12,7 @@ from loratory.config import RunConfig, build_config
 from loratory.errors import ConfigError, DataError, ModelError
 from loratory.plan.devices import device
 from loratory.plan.planning import Plan, make_plan, on_device
+from loratory.plan.tables import notes_below
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -97,3 +98,20 @@ def test_a_gpu_computes_in_the_number_format_of_the_run(config: RunConfig) -> No
     assert as_it_is is not None
     assert half.machine is not None
     assert half.machine.gemm[-1].flops_per_s / as_it_is.gemm[-1].flops_per_s == pytest.approx(65 / 8.1)
+
+
+def test_dropout_is_planned_without_it_too(config: RunConfig) -> None:
+    dropped = config.model_copy(update={"adapter": config.adapter.model_copy(update={"dropout": 0.1})})
+    plan = planned(dropped)
+    paths = {each.name: each.forecast.path for each in plan.variants if each.forecast}
+    assert (plan.forecast.path, paths["LoRA"], paths["no dropout"]) == ("padded", "padded", "fused")
+    assert "no dropout" not in {each.name for each in planned(config).variants}
+
+
+def test_a_method_is_compared_under_its_own_name(config: RunConfig) -> None:
+    section = type(config.adapter)(method="loha", options={"r": 2})
+    plan = planned(config.model_copy(update={"adapter": section}))
+    names = {each.name: each for each in plan.variants}
+    assert set(names) == {"loha", "loha, 4 bits", "full"}
+    assert names["loha"].is_planned
+    assert any("loha, 4 bits: " in line for line in notes_below(plan))

@@ -19,7 +19,7 @@ def print_plan(plan: "Plan") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from loratory.plan.tables import fit_words, plan_tables, rank_words, source_words, trust_words
+    from loratory.plan.tables import fit_words, notes_below, plan_tables, rank_words
 
     console = Console()
     console.print(
@@ -34,9 +34,8 @@ def print_plan(plan: "Plan") -> None:
         console.print(_drawn(table))
         if index == 1 and fit is not None:
             console.print(Text(fit, style="green" if plan.fits else "red"))
-    for words in (source_words(plan), trust_words(plan)):
-        if words is not None:
-            console.print(Text(words, style="dim"))
+    for words in notes_below(plan):
+        console.print(Text(words, style="dim"))
 
 
 def print_history(runs: "Sequence[PastRun]") -> None:

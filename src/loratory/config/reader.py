@@ -226,6 +226,8 @@ def _missing_section(key: str) -> str:
 
 def _unknown(key: str, got: str) -> str:
     section = key.rpartition(".")[0]
+    if key.partition(".")[0] == "sweep":
+        return "sweep: this is a sweep file, not a run file; give it to `loratory sweep`, or give the file of its sweep.base"
     hint = suggest_key(key)
     allowed = ""
     if not hint:

@@ -155,20 +155,26 @@ def on_device(device: Device, config: RunConfig) -> Place:
 
 
 def _variants(bench: Workbench, config: RunConfig, here: Place, own: RunForecast) -> list[Variant]:
+    """The run's method plain, quantised and without dropout where that would spare the padded path; full training."""
     is_full, is_quantised = config.adapter.method == "full", config.quantization.is_active
-    planned = "full" if is_full else "QLoRA" if is_quantised else "LoRA"
     plain = config.quantization.model_copy(update={"load_in_4bit": False, "load_in_8bit": False})
     packed = plain.model_copy(update={"load_in_4bit": True, "bnb_4bit_use_double_quant": True})
-    lora = config.adapter.model_copy(update={"method": "lora"}) if is_full else config.adapter
-    full = type(config.adapter)(method="full")
+    adapter = config.adapter.model_copy(update={"method": "lora"}) if is_full else config.adapter
+    is_lora = adapter.method == "lora"
+    name, packed_name = ("LoRA", "QLoRA") if is_lora else (adapter.method, f"{adapter.method}, 4 bits")
+    arms = [(name, adapter, plain), (packed_name, adapter, packed), ("full", type(adapter)(method="full"), plain)]
+    if adapter.dropout and own.path == "padded":
+        without = adapter.model_copy(update={"dropout": 0.0})
+        arms.insert(1, ("no dropout", without, plain))
+    planned = "full" if is_full else packed_name if is_quantised else name
     found = []
-    for name, adapter, quantization in (("LoRA", lora, plain), ("QLoRA", lora, packed), ("full", full, plain)):
-        if name == planned:
-            found.append(Variant(name, True, own))
+    for arm, section, quantization in arms:
+        if arm == planned:
+            found.append(Variant(arm, True, own))
             continue
-        changed = config.model_copy(update={"adapter": adapter, "quantization": quantization})
+        changed = config.model_copy(update={"adapter": section, "quantization": quantization})
         try:
-            found.append(Variant(name, False, bench.forecast(changed, here)))
+            found.append(Variant(arm, False, bench.forecast(changed, here)))
         except (AdapterError, ModelError) as refusal:
-            found.append(Variant(name, False, None, str(refusal).splitlines()[0]))
+            found.append(Variant(arm, False, None, str(refusal).splitlines()[0]))
     return found

@@ -41,18 +41,15 @@ def fit_words(plan: Plan) -> str | None:
     return f"does not fit into {size(plan.memory_bytes)}{rest}"
 
 
-def trust_words(plan: Plan) -> str:
-    """What the forecast rests on."""
+def notes_below(plan: Plan) -> tuple[str, ...]:
+    """What stands below the tables: why a variant cannot be, where figures of GPUs are from, what all rests on."""
+    refused = [f"{each.name}: {each.refusal}" for each in plan.variants if each.refusal]
+    sources = dict.fromkeys(f"{each.device.name} from {each.device.source}" for each in plan.devices)
     runs = max(plan.correction.memory_runs, plan.correction.time_runs)
+    trust = "not yet corrected by past runs: from three runs of this machine and path on, their errors are used"
     if runs:
-        return f"corrected by {runs} past runs of this machine and path; `loratory plan --history` shows their errors"
-    return "not yet corrected by past runs: from three runs of this machine and path on, their errors are used"
-
-
-def source_words(plan: Plan) -> str | None:
-    """Where the figures of GPUs are from."""
-    sources = [f"{each.device.name} from {each.device.source}" for each in plan.devices]
-    return f"figures of {'; of '.join(dict.fromkeys(sources))}" if sources else None
+        trust = f"corrected by {runs} past runs of this machine and path; `loratory plan --history` shows their errors"
+    return (*refused, *([f"figures of {'; of '.join(sources)}"] if sources else []), trust)
 
 
 def size(num_bytes: float) -> str:
@@ -157,7 +154,7 @@ def _variant_table(plan: Plan) -> Table:
         found = variant.forecast
         name = f"{variant.name} ←" if variant.is_planned else variant.name
         if found is None:
-            rows.append(text_cells(name, variant.refusal or "", *[""] * 6))
+            rows.append(text_cells(name, *["–"] * 7))
             continue
         rows.append(
             (

@@ -6,7 +6,7 @@ from html import escape
 
 from loratory.compare.wording import seconds_words
 from loratory.plan.planning import Plan
-from loratory.plan.tables import fit_words, plan_tables, source_words, trust_words
+from loratory.plan.tables import fit_words, notes_below, plan_tables
 from loratory.report.chart import Series, line_chart, thin
 from loratory.report.content import Content
 from loratory.report.page import html_table, sections
@@ -145,7 +145,7 @@ def talk_html(exchanges: Sequence[Exchange]) -> str:
 
 def plan_html(plan: Plan, notes: Sequence[str]) -> str:
     """What a run would need."""
-    said = (plan.report.describe(), fit_words(plan), *notes, source_words(plan), trust_words(plan))
+    said = (plan.report.describe(), fit_words(plan), *notes, *notes_below(plan))
     words = [each for each in said if each]
     listed = "".join(f"<li>{escape(line)}</li>" for line in words)
     tables = "".join(html_table(table) for table in plan_tables(plan))
