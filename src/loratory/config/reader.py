@@ -227,7 +227,7 @@ def _missing_section(key: str) -> str:
 def _unknown(key: str, got: str) -> str:
     section = key.rpartition(".")[0]
     if key.partition(".")[0] == "sweep":
-        return "sweep: this is a sweep file, not a run file; give it to `loratory sweep`, or give the file of its sweep.base"
+        return "sweep: this is a sweep file, not a run file; give it to `loratory sweep`, or name its sweep.base here"
     hint = suggest_key(key)
     allowed = ""
     if not hint:
