@@ -25,7 +25,7 @@ from loratory.engine.forecast.record import read_record
 from loratory.plan.history import PastRun, correction, past_runs
 
 FOLDER = Path("outputs/benchmarks/plan")
-NUM_STEPS = 4
+NUM_STEPS = {"small": 12, "middle": 8, "smollm2": 4}  # some seconds each: a shared machine changes its pace
 MODELS: dict[str, dict[str, int]] = {
     "small": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 4,
               "num_key_value_heads": 2, "vocab_size": 16384},
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only tables")
     parser.add_argument("--calibrate", action="store_true", help="measure the machine anew first")
     parser.add_argument("--fresh", action="store_true", help="do runs again that are there")
-    parser.add_argument("--steps", type=int, default=NUM_STEPS)
+    parser.add_argument("--steps", type=int, help="optimizer steps of a run; as many as NUM_STEPS says if not given")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
     folder: Path = arguments.folder.resolve()
@@ -78,7 +78,7 @@ def main() -> None:
     print(found)
 
 
-def _run_all(folder: Path, model: str, *, threads: int, steps: int, is_fresh: bool) -> None:
+def _run_all(folder: Path, model: str, *, threads: int, steps: int | None, is_fresh: bool) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
     for name, _, _ in (*PAST, *HELD_OUT):
         place = run_folder(folder, model) / name
@@ -86,7 +86,16 @@ def _run_all(folder: Path, model: str, *, threads: int, steps: int, is_fresh: bo
         if (model, name) in LEFT_OUT or (not is_fresh and record is not None and record.measured is not None):
             continue
         start_s = time.perf_counter()
-        command = [sys.executable, "-m", "benchmarks.plan_runs", str(folder), model, name, str(threads), str(steps)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.plan_runs",
+            str(folder),
+            model,
+            name,
+            str(threads),
+            str(steps or NUM_STEPS[model]),
+        ]
         done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
         fault = f": {done.stderr.splitlines()[-1]}" if done.returncode else ""
         print(f"{model} {name}: {time.perf_counter() - start_s:.0f} s{fault}", flush=True)
