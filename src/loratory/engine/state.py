@@ -4,7 +4,7 @@ Names, not positions, key everything, so that a changed model is noticed and nev
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +74,17 @@ def load_weights(path: Path, parameters: Mapping[str, torch.nn.Parameter]) -> No
 def save_optimizer(folder: Path, named: NamedOptimizer) -> None:
     """Write the optimizer's moments by parameter name."""
     state = named.optimizer.state_dict()
+    leaves = [leaf for index, entries in state["state"].items() for leaf in _leaves(entries, named.names[index])]
+    numbers = {path: value for path, value in leaves if not isinstance(value, torch.Tensor)}
     tensors: dict[str, torch.Tensor] = {}
-    numbers: dict[str, object] = {}
-    for index, entries in state["state"].items():
-        _flatten(entries, named.names[index], tensors, numbers)
+    storages: set[int] = set()
+    for path, value in leaves:
+        if isinstance(value, torch.Tensor):
+            tensor = value.detach().cpu().contiguous()
+            storage = tensor.untyped_storage().data_ptr()
+            # 8-bit moments share their code tables, which the format forbids; all else is written from where it is.
+            tensors[path] = tensor.clone() if storage in storages else tensor
+            storages.add(storage)
     groups = [{key: group[key] for key in _GROUP_KEYS} for group in state["param_groups"]]
     save_file(tensors, folder / OPTIMIZER_TENSORS)
     content = {"names": list(named.names), "numbers": numbers, "groups": groups}
@@ -130,14 +137,10 @@ def load_training_state(folder: Path) -> TrainingState:
     return TrainingState(Progress.from_json(content["progress"]), states, content["identity"])
 
 
-def _flatten(
-    entries: Mapping[str, object], prefix: str, tensors: dict[str, torch.Tensor], numbers: dict[str, object]
-) -> None:
+def _leaves(entries: Mapping[str, object], prefix: str) -> Iterator[tuple[str, object]]:
     for key, value in entries.items():
         path = f"{prefix}{_SEPARATOR}{key}"
-        if isinstance(value, torch.Tensor):
-            tensors[path] = value.detach().cpu().clone().contiguous()  # 8-bit moments share their code tables
-        elif isinstance(value, Mapping):
-            _flatten(value, path, tensors, numbers)
+        if isinstance(value, Mapping):
+            yield from _leaves(value, path)
         else:
-            numbers[path] = value
+            yield path, value

@@ -54,9 +54,10 @@ def notes_below(plan: Plan) -> tuple[str, ...]:
 
 def size(num_bytes: float) -> str:
     """Bytes for people."""
-    if num_bytes >= _GIB:
-        return f"{num_bytes / _GIB:.2f} GiB"
-    return f"{num_bytes / _MIB:.1f} MiB" if num_bytes >= _MIB / 10 else f"{num_bytes / 1024:.1f} KiB"
+    for unit, name, decimals in ((_GIB, "GiB", 2), (_MIB, "MiB", 1)):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:.{decimals if num_bytes < 100 * unit else 0}f} {name}"
+    return f"{num_bytes / 1024:.1f} KiB"
 
 
 def duration(seconds: float) -> str:

@@ -37,7 +37,7 @@ class MemoryParts:
         optimizer: Moments.
         activations: Kept for the backward pass, and what lives in it for a moment.
         logits: Of the head.
-        workspace: Buffers of libraries; the copies of moments that a checkpoint makes, where they exceed activations.
+        workspace: Buffers of libraries.
     """
 
     process: int
@@ -95,7 +95,6 @@ def memory_parts(
     moments = int(MOMENTS[optimizer] * size.trained_bytes)
     activations = activation_bytes(size, kept, work, path=path)
     logits = logits_bytes(size, work, path=path)
-    copies = moments + size.trained_bytes
     return MemoryParts(
         process=process_bytes,
         weights=size.plain_bytes,
@@ -105,7 +104,7 @@ def memory_parts(
         optimizer=moments,
         activations=activations,
         logits=logits,
-        workspace=workspace_bytes + max(0, copies - activations - logits),
+        workspace=workspace_bytes,
     )
 
 
