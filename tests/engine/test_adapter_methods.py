@@ -21,7 +21,8 @@ from loratory.config import RunConfig
 from loratory.config.method_capabilities import capabilities
 from loratory.data.records import Origin, Record, Turn
 from loratory.engine import training
-from loratory.engine.training import TrainingResult, run_training
+from loratory.engine.result import TrainingResult
+from loratory.engine.training import run_training
 from loratory.errors import AdapterError
 from loratory.infer.session import Session, open_session
 from loratory.run import read_metrics

@@ -16,8 +16,9 @@ from loratory.engine import probe
 from loratory.engine.forecast.memory import GIB
 from loratory.engine.memory_budget import MemoryRoom
 from loratory.engine.peak_memory import PeakMemory
+from loratory.engine.result import TrainingResult
 from loratory.engine.step import TrainStep
-from loratory.engine.training import TrainingResult, run_training
+from loratory.engine.training import run_training
 from loratory.errors import ResourceError
 from loratory.run.checkpoints import CheckpointStore
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from loratory.config import RunConfig
-from loratory.engine.training import TrainingResult, run_training
+from loratory.engine.result import TrainingResult
+from loratory.engine.training import run_training
 from loratory.errors import DataError, IntegrityError, RunError
 from loratory.run import read_metrics
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -13,8 +14,11 @@ from loratory.adapter import save_adapter
 from loratory.adapter.stepping import StepHook, adapter_hook
 from loratory.engine.optimizer import trainable_parameters
 from loratory.engine.state import load_weights, save_weights
+from loratory.errors import ResourceError
 from loratory.model.task import task_of
 from loratory.model.uneven import write_model
+from loratory.run import publish_directory
+from loratory.run.commit import storage_fault
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +80,23 @@ class ModelArtefacts:
         if self.beside is not None:
             load_weights(folder / _BESIDE_TENSORS, self._parameters_beside())
 
-    def write_final(self, folder: Path) -> None:
+    def publish_final(self, target: Path) -> None:
+        """Write the result under its final name: whole, or not at all.
+
+        Raises:
+            ResourceError: The disk does not take it.
+        """
+        try:
+            publish_directory(target, self._write_final)
+        except (OSError, SafetensorError) as error:
+            fault = storage_fault(error)
+            if fault is None:
+                raise
+            raise ResourceError(
+                f"{target}: not written ({fault}). The last checkpoint is safe: make room and run again with --resume."
+            ) from error
+
+    def _write_final(self, folder: Path) -> None:
         """The result: a PEFT adapter folder or a standard model folder, with the tokenizer."""
         if isinstance(self.model, PeftModel):
             save_adapter(self.model, folder, base_identity=self.base_identity, template=self.template)

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratory.config import RunConfig, config_to_yaml
+from loratory.engine import random_state
+from loratory.engine.artefacts import ModelArtefacts
+from loratory.engine.optimizer import NamedOptimizer
+from loratory.engine.progress import Progress
 from loratory.engine.ranks import Ranks
-from loratory.engine.state import TrainingState, load_training_state
+from loratory.engine.state import TrainingState, load_optimizer, load_training_state
 from loratory.errors import IntegrityError
 from loratory.run import Checkpoint, Provenance, RunDirectory, write_provenance, write_text
 
@@ -26,6 +30,24 @@ class StartPoint:
 
     checkpoint: Checkpoint | None
     state: TrainingState | None
+
+    def restore(
+        self, artefacts: ModelArtefacts, optimizer: NamedOptimizer, *, ranks: Ranks, note: Callable[[str], None]
+    ) -> Progress:
+        """Weights, moments and generators of the checkpoint; the generators last, right before the loop."""
+        if self.checkpoint is None or self.state is None:
+            return Progress()
+        artefacts.load_checkpoint(self.checkpoint.path)
+        load_optimizer(self.checkpoint.path, optimizer)
+        if len(self.state.random) == ranks.num:
+            random_state.restore(self.state.random[ranks.index])
+        else:
+            note(
+                f"the checkpoint was written by {len(self.state.random)} processes and is resumed by {ranks.num}: "
+                "the data order stays, dropout does not repeat exactly"
+            )
+        note(f"resuming after step {self.state.progress.step}")
+        return self.state.progress
 
 
 def open_run(path: Path, *, resume: bool, overwrite: bool, ranks: Ranks, stack: ExitStack) -> RunDirectory:

@@ -19,11 +19,12 @@ from loratory.engine import random_state
 from loratory.engine.joint_pass import compute_jointly
 from loratory.engine.loop import Stops
 from loratory.engine.ranks import Ranks
+from loratory.engine.result import TrainingResult
 from loratory.engine.shared_base import SharedBase, refuse_unshareable
 from loratory.engine.signals import StopRequest
 from loratory.engine.start import open_run
 from loratory.engine.step import JoinableStep
-from loratory.engine.training import TrainingResult, TrainingSession, start_process
+from loratory.engine.training import TrainingSession, start_process
 from loratory.errors import ConfigError, InterruptedRunError, LoratoryError
 
 

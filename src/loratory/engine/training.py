@@ -3,15 +3,13 @@
 import contextlib
 import functools
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from safetensors import SafetensorError
 
-from loratory.adapter import attach_adapter
+from loratory.adapter import AttachedAdapter, attach_adapter
 from loratory.adapter.calibration import ROWS as CALIBRATION_ROWS
 from loratory.adapter.calibration import original_weights
 from loratory.adapter.trainable import TrainableReport
@@ -25,52 +23,24 @@ from loratory.engine.loop import Stops, TrainingLoop
 from loratory.engine.measurement import RunMeasurement
 from loratory.engine.memory_budget import used_bytes
 from loratory.engine.misfit import refuse_misfit
-from loratory.engine.optimizer import NamedOptimizer, make_optimizer
+from loratory.engine.optimizer import make_optimizer
 from loratory.engine.prepare import PreparedRows
 from loratory.engine.progress import Progress
 from loratory.engine.ranks import Ranks
 from loratory.engine.ready_rows import ready_rows
+from loratory.engine.result import TrainingResult
 from loratory.engine.run_identity import RunIdentity, relevant_config
 from loratory.engine.shared_base import SharedBase
 from loratory.engine.start import StartPoint, open_run, record_run, start_point
-from loratory.engine.state import load_optimizer, load_training_state
+from loratory.engine.state import load_training_state
 from loratory.engine.step import JoinableStep
 from loratory.engine.training_mode import training_mode
-from loratory.errors import ResourceError
 from loratory.model import LoadedModel, closes_prompt, load_model, load_tokenizer
 from loratory.objective import Objective, make_objective
 from loratory.objective.reward_function import NamedRewardFunction
 from loratory.objective.sampled import SampledObjective
-from loratory.run import Provenance, RunDirectory, publish_directory
-from loratory.run.commit import storage_fault
+from loratory.run import Provenance, RunDirectory
 from loratory.tree.fused.memory import keep_freed_memory
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """What a run came to.
-
-    Attributes:
-        run_dir: The run directory.
-        final_model: The published adapter or model.
-        step: Optimizer steps done.
-        loss: Training loss of the last logged steps, in nats per supervised token for SFT.
-        best_step: Step whose weights are in `final_model` if a best one was kept, by evaluation loss.
-        best_loss: That loss.
-        report: What was trained; None when nothing was, because the run was finished already.
-        was_finished: The run had been finished before.
-        is_paused: The run stands at the step where it was to pause; `final_model` is not there yet.
-    """
-
-    run_dir: Path
-    final_model: Path
-    step: int
-    loss: float | None
-    best_step: int | None
-    best_loss: float | None
-    report: TrainableReport | None
-    was_finished: bool = False
-    is_paused: bool = False
 
 
 def run_training(
@@ -220,22 +190,7 @@ class TrainingSession:
         identity: RunIdentity,
     ) -> Generator[None, None, TrainingResult]:
         config = self._config
-        attached = attach_adapter(
-            loaded.model,
-            config.adapter,
-            seed=config.train.seed,
-            base_identity=loaded.identity,
-            new_modules=loaded.new_modules,
-            calibration=[sequence for row in rows.train[:CALIBRATION_ROWS] for sequence in row.sequences],
-            original_weights=original_weights(loaded.source),
-        )
-        if config.adapter.preset is not None:
-            self._note(
-                f"preset {config.adapter.preset}: rank {config.adapter.rank}, dropout {config.adapter.dropout:g}"
-            )
-        if self._shared is not None:
-            self._shared.refuse_changes()
-        self._note(attached.report.describe())
+        attached = self._attach(loaded, rows)
         if self._ranks.is_main:
             record_run(self._run, config, self._provenance(identity, attached.report))
         beside = objective.attach(attached.model, seed=config.train.seed)
@@ -244,7 +199,7 @@ class TrainingSession:
             self._ranks.copy_from_main(artefacts.parameters().values())
             optimizer = make_optimizer(artefacts.parameters(), config.train)
             beginning = start_of_policy(config, artefacts, rows, objective, ranks=self._ranks, note=self._note)
-            progress = self._restore(start, artefacts, optimizer)
+            progress = start.restore(artefacts, optimizer, ranks=self._ranks, note=self._note)
             materials = Materials(
                 config=config,
                 run=self._run,
@@ -284,37 +239,30 @@ class TrainingSession:
         self._ranks.wait()
         return self._result(progress, report=attached.report)
 
-    def _restore(self, start: StartPoint, artefacts: ModelArtefacts, optimizer: NamedOptimizer) -> Progress:
-        """Weights, moments and generators of the checkpoint; the generators last, right before the loop."""
-        if start.checkpoint is None or start.state is None:
-            return Progress()
-        artefacts.load_checkpoint(start.checkpoint.path)
-        load_optimizer(start.checkpoint.path, optimizer)
-        if len(start.state.random) == self._ranks.num:
-            random_state.restore(start.state.random[self._ranks.index])
-        else:
-            self._note(
-                f"the checkpoint was written by {len(start.state.random)} processes and is resumed by "
-                f"{self._ranks.num}: the data order stays, dropout does not repeat exactly"
-            )
-        self._note(f"resuming after step {start.state.progress.step}")
-        return start.state.progress
+    def _attach(self, loaded: LoadedModel, rows: PreparedRows) -> AttachedAdapter:
+        section = self._config.adapter
+        attached = attach_adapter(
+            loaded.model,
+            section,
+            seed=self._config.train.seed,
+            base_identity=loaded.identity,
+            new_modules=loaded.new_modules,
+            calibration=[sequence for row in rows.train[:CALIBRATION_ROWS] for sequence in row.sequences],
+            original_weights=original_weights(loaded.source),
+        )
+        if section.preset is not None:
+            self._note(f"preset {section.preset}: rank {section.rank}, dropout {section.dropout:g}")
+        if self._shared is not None:
+            self._shared.refuse_changes()
+        self._note(attached.report.describe())
+        return attached
 
     def _publish(self, artefacts: ModelArtefacts, progress: Progress) -> None:
         best = progress.best_step
         if self._config.train.keep_best and best is not None and best != progress.step:
             artefacts.load_checkpoint(self._run.checkpoints.load(best).path)
             self._note(f"the final model is that of step {best}, evaluation loss {progress.best_loss:.4f}")
-        try:
-            publish_directory(self._run.final_model, artefacts.write_final)
-        except (OSError, SafetensorError) as error:
-            fault = storage_fault(error)
-            if fault is None:
-                raise
-            raise ResourceError(
-                f"{self._run.final_model}: not written ({fault}). The last checkpoint is safe: make room and run "
-                "again with --resume."
-            ) from error
+        artefacts.publish_final(self._run.final_model)
 
     def _provenance(self, identity: RunIdentity, report: TrainableReport) -> Provenance:
         return Provenance(

@@ -15,7 +15,8 @@ from rich.console import Console
 from loratory.adapter.certificate import FILE_NAME as CERTIFICATE_NAME
 from loratory.adapter.merge import merge_adapter
 from loratory.config import ModelConfig, RunConfig
-from loratory.engine.training import TrainingResult, run_training
+from loratory.engine.result import TrainingResult
+from loratory.engine.training import run_training
 from loratory.model.load import load_model
 from loratory.model.pickle_file import write_pickled
 from loratory.model.save import PICKLE_NAME
