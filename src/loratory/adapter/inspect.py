@@ -11,7 +11,7 @@ import torch
 
 from loratory.adapter.load import AdapterFiles, read_adapter
 from loratory.adapter.manifest import TENSORS_FILE
-from loratory.adapter.pattern import expand_pattern
+from loratory.adapter.pattern import ends_with_any, expand_pattern
 from loratory.adapter.peft_file import LoraFile
 from loratory.adapter.stack import PREFIX
 
@@ -131,7 +131,7 @@ def _scales(config: LoraFile, ranks: dict[str, int]) -> dict[str, float]:
     own = expand_pattern(config.alpha_pattern, list(ranks), key="alpha_pattern") if ranks else {}
     scales = {}
     for name, rank in ranks.items():
-        alpha = next((value for key, value in own.items() if name == key or name.endswith(f".{key}")), config.alpha)
+        alpha = next((value for key, value in own.items() if ends_with_any(name, [key])), config.alpha)
         scales[name] = alpha / (rank**0.5 if config.use_rslora else rank)
     return scales
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from loratory.adapter.pattern import ends_with_any
 from loratory.adapter.peft_options import build_config
 from loratory.errors import AdapterError
 from loratory.model.task import task_of
@@ -147,8 +148,3 @@ def modules_to_save(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
             f"adapter.modules_to_save: {' and '.join(shared)} share one weight and cannot be saved apart from the base"
         )
     return list(dict.fromkeys(kept))
-
-
-def ends_with_any(full: str, names: Sequence[str]) -> bool:
-    """Whether the full name is one of the names or ends with "." and one of them, as PEFT matches names."""
-    return any(full == name or full.endswith(f".{name}") for name in names)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from loratory.adapter.lora import TASK_TYPES, modules_to_save
+from loratory.adapter.pattern import ends_with_any
 from loratory.adapter.peft_options import build_config, has_field, is_prompt_learning
 from loratory.adapter.targets import KEY, Targets, resolve_targets, shortest_names
 from loratory.errors import AdapterError
@@ -51,7 +52,7 @@ def method_targets(
         chosen = fit
     else:
         chosen = list(resolve_targets(model, targets, among={name: model.get_submodule(name) for name in fit}).modules)
-    chosen = [name for name in chosen if not any(name == out or name.endswith(f".{out}") for out in exclude)]
+    chosen = [name for name in chosen if not ends_with_any(name, exclude)]
     if not chosen:
         raise AdapterError(f"{KEY}: adapter.exclude takes out every module that adapter.targets selects")
     return Targets(tuple(chosen), shortest_names(model, chosen))
@@ -87,7 +88,7 @@ def method_config(
     if names:
         values["target_modules"] = list(names)
     if has_field(method, "fan_in_fan_out"):
-        targeted = [module for full, module in model.named_modules() if _ends_with(full, names)]
+        targeted = [module for full, module in model.named_modules() if ends_with_any(full, names)]
         values["fan_in_fan_out"] = bool(targeted) and all(isinstance(module, Conv1D) for module in targeted)
     kept = modules_to_save(model, to_save)
     if kept and not has_field(method, "modules_to_save"):
@@ -148,7 +149,7 @@ def _check_oft(model: PreTrainedModel, names: Sequence[str], options: Mapping[st
         widths = {
             full: module.in_features
             for full, module in model.named_modules()
-            if _ends_with(full, names) and isinstance(module, nn.Linear) and module.in_features % size
+            if ends_with_any(full, names) and isinstance(module, nn.Linear) and module.in_features % size
         }
         if widths:
             full, width = next(iter(widths.items()))
@@ -158,7 +159,3 @@ def _check_oft(model: PreTrainedModel, names: Sequence[str], options: Mapping[st
                 f"{f' and of {len(widths) - 1} more layers' if len(widths) > 1 else ''}; "
                 f"numbers that divide the inputs of every linear layer are those that divide {common}"
             )
-
-
-def _ends_with(full: str, names: Sequence[str]) -> bool:
-    return any(full == name or full.endswith(f".{name}") for name in names)

@@ -23,6 +23,11 @@ def is_plain_name(text: str) -> bool:
     return bool(text) and set(text) <= PLAIN_NAME_CHARS
 
 
+def ends_with_any(full: str, names: Sequence[str]) -> bool:
+    """Whether the full name is one of the names or ends with "." and one of them, as PEFT matches names."""
+    return any(full == name or full.endswith(f".{name}") for name in names)
+
+
 def match_names(pattern: str, names: Sequence[str], *, key: str) -> list[str]:
     """The names that the whole pattern matches, in their order.
 
@@ -70,7 +75,7 @@ def expand_pattern(pattern: Mapping[str, Number], names: Sequence[str], *, key: 
     found: dict[str, Number] = {}
     for entry, number in pattern.items():
         if is_plain_name(entry):
-            matched = [name for name in names if name == entry or name.endswith(f".{entry}")]
+            matched = [name for name in names if ends_with_any(name, [entry])]
         else:
             matched = match_names(rf"(?:.*\.)?(?:{entry})", names, key=key)
         if not matched:

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from loratory.adapter.base_form import BaseForm
 from loratory.adapter.certificate import BaseChoice, Measurement, measure
 from loratory.adapter.load import AdapterFiles
+from loratory.adapter.pattern import ends_with_any
 from loratory.adapter.prepared import PreparedMerge, Written, stop_at_template
 from loratory.adapter.probes import probe_prompts, streamed_logits
 from loratory.adapter.quantised_base import dequantised, quantised_names
@@ -139,7 +140,7 @@ def without_copies(files: AdapterFiles, skeleton: Skeleton) -> AdapterFiles:
         is_copy = (
             name in skeleton.names
             and tensor.ndim == 2
-            and not any(module == one or module.endswith(f".{one}") for one in whole)
+            and not ends_with_any(module, whole)
             and skeleton.reader.tensors[skeleton.names[name]].shape == tuple(tensor.shape)
             and torch.equal(skeleton.read(name).to(tensor.dtype), tensor)
         )

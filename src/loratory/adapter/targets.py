@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from loratory.adapter.pattern import is_plain_name, match_names
+from loratory.adapter.pattern import ends_with_any, is_plain_name, match_names
 from loratory.errors import AdapterError, suggest
 from loratory.model.task import head_modules
 
@@ -119,7 +119,7 @@ def resolve_targets(
     else:
         chosen = _match_list(model, adaptable, _as_names(model, targets))
     for name in exclude:
-        gone = {full for full in adaptable if _is_or_ends_with(full, name)}
+        gone = {full for full in adaptable if ends_with_any(full, [name])}
         if not gone:
             raise AdapterError(_no_match("adapter.exclude", name, model, adaptable))
         chosen -= gone
@@ -191,7 +191,7 @@ def _match_list(model: PreTrainedModel, adaptable: dict[str, nn.Module], names: 
     faults: list[str] = []
     chosen: set[str] = set()
     for name in names:
-        found = {full for full in adaptable if _is_or_ends_with(full, name)}
+        found = {full for full in adaptable if ends_with_any(full, [name])}
         if not found:
             faults.append(_no_match(KEY, name, model, adaptable))
         chosen |= found
@@ -201,7 +201,7 @@ def _match_list(model: PreTrainedModel, adaptable: dict[str, nn.Module], names: 
 
 
 def _no_match(key: str, name: str, model: PreTrainedModel, adaptable: dict[str, nn.Module]) -> str:
-    other = [full for full, _ in model.named_modules() if _is_or_ends_with(full, name)]
+    other = [full for full, _ in model.named_modules() if ends_with_any(full, [name])]
     if other:
         kind = type(model.get_submodule(other[0])).__name__
         return f"{key}: {name!r} is a {kind} in {_kind(model)}; LoRA adapts Linear, Conv1D and Embedding layers"
@@ -219,13 +219,9 @@ def shortest_names(model: nn.Module, modules: Sequence[str]) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for full in modules:
         leaf = full.rsplit(".", 1)[-1]
-        same_leaf = {other for other in every if _is_or_ends_with(other, leaf)}
+        same_leaf = {other for other in every if ends_with_any(other, [leaf])}
         names[leaf if same_leaf <= chosen else full] = None
     return tuple(names)
-
-
-def _is_or_ends_with(full: str, name: str) -> bool:
-    return full == name or full.endswith(f".{name}")
 
 
 def _kind(model: PreTrainedModel) -> str:
