@@ -207,8 +207,6 @@ def _config_for(
     if file.method != "lora":
         return _method_config_for(model, files, trainable=trainable, has_task=has_task)
     modules = _adapted_modules(model, files)
-    # PEFT writes both names that heads have, whichever the model has.
-    absent = {name for name in PEFT_HEADS if file.task_type == "SEQ_CLS" and not hasattr(model, name)}
     return lora_config(
         model,
         names=shortest_names(model, modules),
@@ -219,7 +217,7 @@ def _config_for(
         use_rslora=file.use_rslora,
         use_dora=file.use_dora,
         lora_bias=file.lora_bias,
-        to_save=[name for name in file.modules_to_save if name not in absent],
+        to_save=_modules_to_save(model, file),
         rank_pattern=expand_pattern(file.rank_pattern, modules, key="rank_pattern"),
         alpha_pattern=expand_pattern(file.alpha_pattern, modules, key="alpha_pattern"),
         inference_mode=not trainable,
@@ -233,17 +231,22 @@ def _method_config_for(model: PreTrainedModel, files: AdapterFiles, *, trainable
     names: tuple[str, ...] = ()
     if file.target_modules:
         names = method_targets(model, file.method, file.target_modules).names
-    absent = {name for name in PEFT_HEADS if file.task_type == "SEQ_CLS" and not hasattr(model, name)}
     options = {name: value for name, value in file.options.items() if name not in START_OPTIONS}
     return method_config(
         model,
         file.method,
         names=names,
         options=options,
-        to_save=[name for name in file.modules_to_save if name not in absent],
+        to_save=_modules_to_save(model, file),
         inference_mode=not trainable,
         has_task=has_task,
     )
+
+
+def _modules_to_save(model: PreTrainedModel, file: LoraFile) -> list[str]:
+    """Without the heads that this model lacks: PEFT writes both names that heads have, whichever there is."""
+    absent = {name for name in PEFT_HEADS if file.task_type == "SEQ_CLS" and not hasattr(model, name)}
+    return [name for name in file.modules_to_save if name not in absent]
 
 
 def _adapted_modules(model: PreTrainedModel, files: AdapterFiles) -> tuple[str, ...]:

@@ -65,9 +65,10 @@ def lora_config(
         more: LoRA's further options under PEFT's names.
 
     Raises:
-        AdapterError: A module to save that the model does not have, or a target that shares its weight.
+        AdapterError: A module to save that the model does not have, a target that shares its weight, or values that
+            contradict each other.
     """
-    targeted = [module for name, module in model.named_modules() if ends_with_any(name, names)]
+    targeted = modules_named(model, names)
     shared = shared_embedding(model)
     if any(module in shared.values() for module in targeted):
         raise AdapterError(
@@ -88,17 +89,24 @@ def lora_config(
         "modules_to_save": whole or None,
         "rank_pattern": dict(rank_pattern),
         "alpha_pattern": dict(alpha_pattern),
-        "fan_in_fan_out": bool(targeted) and all(isinstance(module, Conv1D) for module in targeted),
+        "fan_in_fan_out": are_transposed(targeted),
         "ensure_weight_tying": bool(shared) and SHARED_HEAD in whole,
         "inference_mode": inference_mode,
         "task_type": TASK_TYPES[task_of(model)] if has_task else None,
     }
-    try:
-        config = build_config("lora", {**values, **(more or {})})
-    except (ValueError, TypeError, NotImplementedError) as fault:
-        raise AdapterError(f"adapter.options: lora refuses these: {fault}") from fault
+    config = build_config("lora", {**values, **(more or {})})
     assert isinstance(config, LoraConfig)
     return config
+
+
+def modules_named(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """The modules that PEFT would take for these names."""
+    return [module for full, module in model.named_modules() if ends_with_any(full, names)]
+
+
+def are_transposed(modules: Sequence[nn.Module]) -> bool:
+    """Whether they keep their weights as [I, O] (Conv1D), which PEFT calls fan_in_fan_out."""
+    return bool(modules) and all(isinstance(module, Conv1D) for module in modules)
 
 
 @contextmanager

@@ -12,9 +12,8 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from loratory.adapter.lora import TASK_TYPES, modules_to_save
+from loratory.adapter.lora import TASK_TYPES, are_transposed, modules_named, modules_to_save
 from loratory.adapter.pattern import ends_with_any
 from loratory.adapter.peft_options import build_config, has_field, is_prompt_learning
 from loratory.adapter.targets import KEY, Targets, resolve_targets, shortest_names
@@ -88,8 +87,7 @@ def method_config(
     if names:
         values["target_modules"] = list(names)
     if has_field(method, "fan_in_fan_out"):
-        targeted = [module for full, module in model.named_modules() if ends_with_any(full, names)]
-        values["fan_in_fan_out"] = bool(targeted) and all(isinstance(module, Conv1D) for module in targeted)
+        values["fan_in_fan_out"] = are_transposed(modules_named(model, names))
     kept = modules_to_save(model, to_save)
     if kept and not has_field(method, "modules_to_save"):
         raise AdapterError(f"adapter.modules_to_save: {method} trains no whole modules beside itself; use lora")
@@ -105,10 +103,7 @@ def method_config(
         _check_adalora(values)
     if method == "oft":
         _check_oft(model, names, options)
-    try:
-        return build_config(method, {**values, "task_type": task, "inference_mode": inference_mode})
-    except (ValueError, TypeError, NotImplementedError) as fault:
-        raise AdapterError(f"adapter.options: {method} refuses these: {fault}") from fault
+    return build_config(method, {**values, "task_type": task, "inference_mode": inference_mode})
 
 
 def refuse_pickles(options: Mapping[str, Any]) -> None:

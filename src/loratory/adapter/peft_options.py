@@ -14,6 +14,8 @@ import peft
 from peft import PeftConfig, PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+from loratory.errors import AdapterError
+
 # Fields of a configuration class that other fields of ours, the model or PEFT itself settle.
 SETTLED = frozenset(
     {
@@ -89,12 +91,14 @@ def build_config(method: str, values: dict[str, Any]) -> PeftConfig:
     """An instance of the method's configuration class; nested objects may be given as mappings.
 
     Raises:
-        ValueError, TypeError, NotImplementedError: What PEFT says about values that contradict each other.
+        AdapterError: What PEFT says about values that contradict each other.
     """
     cls = config_class(method)
     hints = get_type_hints(cls)
-    ready = {name: _nested(hints[name], value) for name, value in values.items()}
-    return cls(**ready)
+    try:
+        return cls(**{name: _nested(hints[name], value) for name, value in values.items()})
+    except (ValueError, TypeError, NotImplementedError) as fault:
+        raise AdapterError(f"adapter.options: {method} refuses these: {fault}") from fault
 
 
 def _nested(annotation: Any, value: Any) -> Any:
