@@ -3,7 +3,6 @@
 Law kept: nothing trained on nothing. Each targeted layer trains something, or the run stops here.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,34 +15,19 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from loratory.adapter.calibration import Calibration, with_init_options
+from loratory.adapter.contradictions import BASE_CHANGING_INIT, refuse_contradictions, refuse_differences
 from loratory.adapter.load import apply_adapter, put_on, read_adapter
 from loratory.adapter.lora import lora_config, quiet_peft
-from loratory.adapter.method import method_config, method_targets, refuse_pickles
+from loratory.adapter.method import method_config, method_targets
 from loratory.adapter.pattern import expand_pattern
-from loratory.adapter.peft_file import LORA_OPTIONS, LoraFile
 from loratory.adapter.stack import LowRank, add, lora_updates, negate, remember_fixed_update
 from loratory.adapter.targets import adaptable_modules, resolve_targets
 from loratory.adapter.trainable import TrainableReport, count_trainable
 from loratory.config import AdapterConfig
 from loratory.data.sequence import TokenSequence
-from loratory.errors import AdapterError, suggest
+from loratory.errors import AdapterError
 from loratory.model.quantise import is_quantised
 from loratory.model.task import head_modules
-
-INITS = ("default", "gaussian", "orthogonal", "eva", "loftq", "olora", "pissa", "pissa_niter_N", "corda", "lora_ga")
-PLAIN_INITS = INITS[:5]
-BASE_CHANGING_INIT = re.compile(r"olora|pissa(_niter_[1-9]\d?)?|corda|lora_ga")
-# They change the base, need a kind of training of their own, or name parameters instead of modules.
-UNSAVABLE_OPTIONS = (
-    "layer_replication",
-    "target_parameters",
-    "kasa_config",
-    "arrow_config",
-    "alora_invocation_tokens",
-    "use_qalora",
-    "monteclora_config",
-)
-DATA_DRIVEN_INITS = ("eva", "corda", "lora_ga")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +77,7 @@ def attach_adapter(
         raise AdapterError("the model carries an adapter already; load the base anew")
     if section.method == "full":
         return _attach_all(model, section)
-    check_options(section, is_quantised=is_quantised(model))
+    refuse_contradictions(section, is_quantised=is_quantised(model))
     if section.path is not None and not section.create_new_adapter:
         return _continue(model, section, base_identity)
     fixed: dict[str, LowRank] = {}
@@ -183,7 +167,7 @@ def _inside(model: PreTrainedModel, to_save: Sequence[str], section: AdapterConf
 def _continue(model: PreTrainedModel, section: AdapterConfig, base_identity: str | None) -> AttachedAdapter:
     assert section.path is not None
     files = read_adapter(Path(section.path), base_identity=base_identity)
-    _check_same(section, files.config)
+    refuse_differences(section, files.config)
     if files.config.method == "p_tuning" or files.config.options.get("prefix_projection"):
         raise AdapterError(
             f"adapter.path: {section.path} holds the prompts that its encoder made, without the encoder, so it cannot "
@@ -220,92 +204,6 @@ def _merge_earlier(
 def _report(adapted: PeftModel, modules: list[str] | tuple[str, ...]) -> AttachedAdapter:
     prefix = "base_model.model."
     return AttachedAdapter(model=adapted, report=count_trainable(adapted, [prefix + name for name in modules]))
-
-
-def check_options(section: AdapterConfig, *, is_quantised: bool) -> None:
-    """Refuse fields that contradict each other or a quantised base.
-
-    Raises:
-        AdapterError: With one fault a line.
-    """
-    refuse_pickles(section.options)
-    faults = []
-    init = section.init
-    lost = [name for name in UNSAVABLE_OPTIONS if section.options.get(name)]
-    if section.method == "lora" and lost:
-        faults.append(
-            f"adapter.options.{lost[0]}: an adapter with it cannot be saved so that it loads on the base again; leave "
-            f"it out. Further options of lora are {', '.join(LORA_OPTIONS)}, layers_to_transform, lora_bias"
-        )
-    if section.method != "lora" and section.create_new_adapter:
-        faults.append(
-            f"adapter.create_new_adapter: an earlier adapter and a new one of method {section.method} cannot be saved "
-            "as one; merge the earlier one with 'loratory adapter merge' first, or use method lora"
-        )
-    changes_base = BASE_CHANGING_INIT.fullmatch(init) is not None
-    if init not in PLAIN_INITS and not changes_base:
-        faults.append(f"adapter.init: {init!r} is unknown; allowed are {', '.join(INITS)}.{suggest(init, INITS)}")
-    if init == "loftq" and not is_quantised:
-        faults.append(
-            "adapter.init: loftq makes up for the error of 4-bit weights; set quantization.load_in_4bit: true"
-        )
-    if init == "loftq" and section.use_dora:
-        faults.append("adapter.init: loftq changes what DoRA's magnitudes were taken from; leave one of them out")
-    if init == "orthogonal" and any(rank % 2 for rank in (section.rank, *section.rank_pattern.values())):
-        faults.append(f"adapter.init: orthogonal needs an even rank, adapter.rank is {section.rank}")
-    if changes_base and is_quantised:
-        faults.append(f"adapter.init: {init} changes the base weights and these are quantised; use default")
-    if (changes_base or section.create_new_adapter) and (section.use_dora or section.bias != "none"):
-        faults.append(
-            f"adapter: use_dora and bias other than none do not go with init {init!r} and "
-            f"create_new_adapter {section.create_new_adapter}"
-        )
-    if section.create_new_adapter and section.modules_to_save:
-        faults.append("adapter.modules_to_save does not go with create_new_adapter; merge the earlier adapter first")
-    if section.create_new_adapter and section.path is None:
-        faults.append("adapter.create_new_adapter: adapter.path is missing; name the earlier adapter's folder")
-    if any(rank < 1 for rank in section.rank_pattern.values()):
-        faults.append(f"adapter.rank_pattern: ranks are 1 or more, found {min(section.rank_pattern.values())}")
-    if faults:
-        raise AdapterError("\n".join(faults))
-
-
-def _check_same(section: AdapterConfig, file: LoraFile) -> None:
-    """An option that the user wrote and that the adapter on disk contradicts is an error, not silently ignored."""
-    if section.method != file.method:
-        raise AdapterError(
-            f"adapter.method: {section.method}, but the adapter at adapter.path is {file.method}; write "
-            f"adapter.method: {file.method} to continue it"
-        )
-    different = [name for name, value in section.options.items() if file.options.get(name) != value]
-    if different:
-        raise AdapterError(
-            f"adapter.options: {', '.join(different)} differ from the adapter at adapter.path; leave them out to "
-            "continue it"
-        )
-    if file.method != "lora":
-        return
-    pairs = (
-        ("rank", file.rank),
-        ("alpha", file.alpha),
-        ("bias", file.bias),
-        ("use_rslora", file.use_rslora),
-        ("use_dora", file.use_dora),
-        ("rank_pattern", file.rank_pattern),
-        ("alpha_pattern", file.alpha_pattern),
-    )
-    faults = []
-    for name, have in pairs:
-        asked = getattr(section, name)
-        # A resolved configuration spells out the defaults, which therefore say nothing.
-        is_default = asked == type(section).model_fields[name].get_default(call_default_factory=True)
-        if not is_default and asked != have:
-            faults.append(
-                f"adapter.{name}: {asked!r}, but the adapter at adapter.path has {have!r}; leave it out to continue "
-                "that adapter, or set create_new_adapter: true"
-            )
-    if faults:
-        raise AdapterError("\n".join(faults))
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from loratory.adapter.attach import AttachedAdapter, attach_adapter, check_options
+from loratory.adapter.attach import AttachedAdapter, attach_adapter
 from loratory.adapter.calibration import INIT_OPTIONS
+from loratory.adapter.contradictions import refuse_contradictions
 from loratory.adapter.trainable import TrainableReport
 from loratory.config import AdapterConfig, QuantizationConfig
 from loratory.config.method_capabilities import family_fault, quantised_fault
@@ -67,7 +68,7 @@ def attach_without_weights(
         )
     _refuse(_misfit(section.method, model))
     if section.method != "full":
-        check_options(section, is_quantised=is_quantised)
+        refuse_contradictions(section, is_quantised=is_quantised)
     # No initialisation is made here, and its settings mean nothing without it.
     options = {name: value for name, value in section.options.items() if name not in INIT_OPTIONS}
     plain = section.model_copy(update={"init": "default", "options": options})
