@@ -2,8 +2,9 @@
 
 from loratory.adapter.attach import AttachedAdapter, attach_adapter
 from loratory.adapter.check import check_adapter
+from loratory.adapter.files import AdapterFiles, read_adapter
 from loratory.adapter.inspect import AdapterCard, describe_adapter
-from loratory.adapter.load import AdapterFiles, load_adapter, read_adapter
+from loratory.adapter.load import load_adapter
 from loratory.adapter.save import save_adapter
 from loratory.adapter.targets import Targets, resolve_targets
 from loratory.adapter.trainable import TargetCount, TrainableReport

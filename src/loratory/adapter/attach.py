@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from loratory.adapter.calibration import Calibration, with_init_options
 from loratory.adapter.contradictions import BASE_CHANGING_INIT, refuse_contradictions, refuse_differences
-from loratory.adapter.load import apply_adapter, put_on, read_adapter
+from loratory.adapter.files import read_adapter
+from loratory.adapter.load import apply_adapter, put_on
 from loratory.adapter.lora import lora_config, quiet_peft
 from loratory.adapter.method import method_config, method_targets
 from loratory.adapter.pattern import expand_pattern

@@ -12,7 +12,8 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
 
-from loratory.adapter.load import AdapterFiles, apply_adapter, read_adapter
+from loratory.adapter.files import AdapterFiles, read_adapter
+from loratory.adapter.load import apply_adapter
 from loratory.adapter.lora import quiet_peft
 from loratory.adapter.manifest import TENSORS_FILE, sha256_of, write_manifest
 from loratory.adapter.skeleton import Skeleton, open_skeleton

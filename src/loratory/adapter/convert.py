@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from loratory.adapter.load import PICKLED_FILES, read_adapter
+from loratory.adapter.files import PICKLED_FILES, read_adapter
 from loratory.adapter.manifest import CONFIG_FILE, TENSORS_FILE
 from loratory.errors import AdapterError
 from loratory.model.pickled import read_pickled_weights

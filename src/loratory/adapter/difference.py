@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from loratory.adapter.files import AdapterFiles, read_adapter
 from loratory.adapter.inspect import effects_of
-from loratory.adapter.load import AdapterFiles, read_adapter
 from loratory.adapter.manifest import CONFIG_FILE
 from loratory.adapter.stack import PREFIX
 

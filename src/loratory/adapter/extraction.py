@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from loratory.adapter.load import AdapterFiles, read_adapter
+from loratory.adapter.files import AdapterFiles, read_adapter
 from loratory.adapter.manifest import CONFIG_FILE
 from loratory.errors import AdapterError
 from loratory.run.commit import publish_directory

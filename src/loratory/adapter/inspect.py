@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from loratory.adapter.load import AdapterFiles, read_adapter
+from loratory.adapter.files import AdapterFiles, read_adapter
 from loratory.adapter.manifest import TENSORS_FILE
 from loratory.adapter.pattern import ends_with_any, expand_pattern
 from loratory.adapter.peft_file import LoraFile

@@ -1,90 +1,35 @@
 """Load an adapter strictly: its files, its keys and shapes, its numbers and its base are checked before any is used.
 
 PEFT alone applies an adapter of another base, ignores keys it does not know and leaves absent ones random. Here each
-of these is an error. Only safetensors are read.
+of these is an error.
 """
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
+from loratory.adapter.files import AdapterFiles, read_adapter
 from loratory.adapter.lora import PEFT_HEADS, TASK_TYPES, lora_config, quiet_peft
-from loratory.adapter.manifest import TENSORS_FILE, AdapterManifest, read_manifest, verify_manifest
 from loratory.adapter.method import method_config, method_targets
 from loratory.adapter.pattern import expand_pattern
-from loratory.adapter.peft_file import LORA_OPTIONS, LoraFile, read_lora_file
+from loratory.adapter.peft_file import LORA_OPTIONS, LoraFile
 from loratory.adapter.save import adapter_tensors
 from loratory.adapter.stack import PREFIX
 from loratory.adapter.targets import resolve_targets, shortest_names
-from loratory.errors import AdapterError, IntegrityError, UnsafeError
+from loratory.errors import AdapterError, IntegrityError
 from loratory.model.task import task_of
 
 logger = logging.getLogger(__name__)
 
-PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 # Only of use before the first step, and able to fetch things; what was learnt replaces what they would give.
 START_OPTIONS = frozenset(
     {"prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"}
 )
 LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AdapterFiles:
-    """The content of an adapter folder, checked as far as it can be without a base.
-
-    Attributes:
-        path: The folder.
-        config: Its adapter_config.json.
-        tensors: Its tensors by PEFT's keys.
-        manifest: Its manifest, or None when it was made elsewhere.
-        warnings: What could not be verified.
-    """
-
-    path: Path
-    config: LoraFile
-    tensors: dict[str, torch.Tensor]
-    manifest: AdapterManifest | None
-    warnings: tuple[str, ...]
-
-
-def read_adapter(path: Path, *, base_identity: str | None = None) -> AdapterFiles:
-    """Read an adapter folder without a model.
-
-    Args:
-        path: The folder with adapter_config.json.
-        base_identity: Identity of the base it is meant for; None leaves the base unchecked.
-
-    Raises:
-        AdapterError: Not an adapter folder, or a kind that cannot be loaded.
-        UnsafeError: Its weights are pickled.
-        IntegrityError: Changed after saving, of another base, unreadable, empty or not finite.
-    """
-    config = read_lora_file(path)
-    file = path / TENSORS_FILE
-    if not file.is_file():
-        pickled = [name for name in PICKLED_FILES if (path / name).is_file()]
-        if pickled:
-            raise UnsafeError(
-                f"{path / pickled[0]}: pickled adapter weights can run code when they are read and are refused. "
-                f"Convert them to {TENSORS_FILE} where you trust them"
-            )
-        raise AdapterError(f"{path} holds no {TENSORS_FILE}")
-    warnings: tuple[str, ...] = ()
-    manifest = read_manifest(path)
-    if manifest is not None:
-        verify_manifest(path, manifest, base_identity)
-    elif base_identity is not None:
-        named = f" (it names {config.base_name!r})" if config.base_name else ""
-        warnings = (f"adapter {path} has no manifest: nothing proves that it was trained on this base{named}",)
-    tensors = _read_tensors(file, has_indices=config.method != "lora")
-    return AdapterFiles(path=path, config=config, tensors=tensors, manifest=manifest, warnings=warnings)
 
 
 def load_adapter(model: PreTrainedModel, path: Path, *, trainable: bool, base_identity: str | None) -> PeftModel:
@@ -163,22 +108,6 @@ def put_on(model: PreTrainedModel, config: PeftConfig, *, method: str) -> PeftMo
 
 def _has_further_options(config: PeftConfig) -> bool:
     return any(getattr(config, name, None) for name in LORA_OPTIONS)
-
-
-def _read_tensors(file: Path, *, has_indices: bool) -> dict[str, torch.Tensor]:
-    try:
-        with safe_open(file, framework="pt") as stream:
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as fault:
-        raise IntegrityError(f"{file}: not readable as safetensors ({fault})") from fault
-    if not tensors:
-        raise IntegrityError(f"{file} holds no tensors: the adapter is empty")
-    for name, tensor in tensors.items():
-        if has_indices and tensor.dtype in (torch.int32, torch.int64):
-            continue
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-            raise IntegrityError(f"{file}: tensor {name!r} holds values that are not finite numbers")
-    return tensors
 
 
 def _has_task(model: PreTrainedModel, files: AdapterFiles, *, trainable: bool) -> bool:

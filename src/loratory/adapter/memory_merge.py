@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 from loratory.adapter.certificate import measure, probe_logits
+from loratory.adapter.files import AdapterFiles
 from loratory.adapter.fold import fold_adapter
-from loratory.adapter.load import AdapterFiles, apply_adapter
+from loratory.adapter.load import apply_adapter
 from loratory.adapter.prepared import PreparedMerge, Written, stop_at_template
 from loratory.adapter.probes import probe_prompts
 from loratory.errors import AdapterError

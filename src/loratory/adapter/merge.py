@@ -32,7 +32,7 @@ from loratory.adapter.certificate import (
     probe_logits,
     read_certificate,
 )
-from loratory.adapter.load import AdapterFiles, read_adapter
+from loratory.adapter.files import AdapterFiles, read_adapter
 from loratory.adapter.manifest import TENSORS_FILE, sha256_of
 from loratory.adapter.memory_merge import prepare_in_memory
 from loratory.adapter.peft_file import read_lora_file

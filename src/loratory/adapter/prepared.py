@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from loratory.adapter.certificate import ROUNDING_WARNING, BaseChoice, Measurement
-from loratory.adapter.load import AdapterFiles
+from loratory.adapter.files import AdapterFiles
 
 
 @dataclass(frozen=True, slots=True)

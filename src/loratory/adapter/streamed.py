@@ -16,8 +16,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 
 from loratory.adapter.base_form import BaseForm
+from loratory.adapter.files import AdapterFiles
 from loratory.adapter.fold import merge_layer
-from loratory.adapter.load import AdapterFiles, apply_adapter
+from loratory.adapter.load import apply_adapter
 from loratory.adapter.peft_file import LoraFile
 from loratory.adapter.shards import CODES, DTYPES, Entry
 from loratory.adapter.skeleton import Skeleton, filled

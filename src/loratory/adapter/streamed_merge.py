@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from loratory.adapter.base_form import BaseForm
 from loratory.adapter.certificate import BaseChoice, Measurement, measure
-from loratory.adapter.load import AdapterFiles
+from loratory.adapter.files import AdapterFiles
 from loratory.adapter.pattern import ends_with_any
 from loratory.adapter.prepared import PreparedMerge, Written, stop_at_template
 from loratory.adapter.probes import probe_prompts, streamed_logits

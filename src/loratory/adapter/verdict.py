@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from loratory.adapter.files import AdapterFiles, read_adapter
 from loratory.adapter.findings import Findings
 from loratory.adapter.inspect import AdapterCard, describe_adapter
-from loratory.adapter.load import AdapterFiles, apply_adapter, read_adapter
+from loratory.adapter.load import apply_adapter
 from loratory.adapter.skeleton import Skeleton, open_skeleton
 from loratory.adapter.streamed import StreamedAdapter, put_on_skeleton, streaming_obstacle
 from loratory.adapter.streamed_merge import without_copies

@@ -9,9 +9,9 @@ from loratory.cli.console import note
 if TYPE_CHECKING:
     from loratory.adapter.certificate import Certificate
     from loratory.adapter.difference import AdapterDifference
+    from loratory.adapter.files import AdapterFiles
     from loratory.adapter.findings import Findings
     from loratory.adapter.inspect import AdapterCard
-    from loratory.adapter.load import AdapterFiles
 
 MARKS = {"fine": "ok", "doubt": "??", "fault": "XX"}
 COLOURS = {"sound": typer.colors.GREEN, "doubtful": typer.colors.YELLOW, "broken": typer.colors.RED}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loratory.adapter.load import read_adapter
+from loratory.adapter.files import read_adapter
 from loratory.adapter.manifest import CONFIG_FILE, TENSORS_FILE
 from loratory.adapter.vllm_limits import OLD_LIMIT, obstacles, served_rank
 from loratory.errors import AdapterError

@@ -9,7 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from loratory.adapter.load import load_adapter, read_adapter
+from loratory.adapter.files import read_adapter
+from loratory.adapter.load import load_adapter
 from loratory.config import ModelConfig, QuantizationConfig
 from loratory.errors import AdapterError, DataError, ModelError
 from loratory.model import LoadedModel, load_model
