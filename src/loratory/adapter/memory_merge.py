@@ -11,9 +11,8 @@ from loratory.adapter.certificate import measure, probe_logits
 from loratory.adapter.files import AdapterFiles
 from loratory.adapter.fold import fold_adapter
 from loratory.adapter.load import apply_adapter
-from loratory.adapter.prepared import PreparedMerge, Written, stop_at_template
+from loratory.adapter.prepared import PreparedMerge, Written, nothing_to_merge, stop_at_template
 from loratory.adapter.probes import probe_prompts
-from loratory.errors import AdapterError
 from loratory.model.load import LoadedModel
 from loratory.model.precision import DTYPES
 from loratory.model.uneven import write_model
@@ -49,10 +48,7 @@ def prepare_in_memory(
     effect = measure(reference, bare, prompts)
     folded = fold_adapter(adapted, DTYPES[dtype])
     if not folded.has_update and effect.max_logit_difference == 0:
-        raise AdapterError(
-            f"adapter {files.path} does nothing: the base answers the same without it (it was saved untrained, or "
-            "its B matrices are zero). There is nothing to merge"
-        )
+        raise nothing_to_merge(files)
     _cast(folded.model, DTYPES[dtype], files)
     held = _Held(folded.model)
     written = Written(folded.rounding_loss, folded.is_untied)

@@ -6,7 +6,6 @@ it, so a merge needs the memory of a layer and not of a model.
 """
 
 import platform
-import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import peft
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
 
 import loratory
 from loratory.adapter.certificate import (
@@ -25,26 +23,26 @@ from loratory.adapter.certificate import (
     FORMAT,
     TOLERANCES,
     Certificate,
+    Measurement,
     Tolerance,
     certificate_to_json,
     judge,
     measure,
     probe_logits,
-    read_certificate,
 )
 from loratory.adapter.files import AdapterFiles, read_adapter
 from loratory.adapter.manifest import TENSORS_FILE, sha256_of
 from loratory.adapter.memory_merge import prepare_in_memory
+from loratory.adapter.merge_conditions import check_not_merged, check_output, check_space, check_task, check_tokenizer
 from loratory.adapter.peft_file import read_lora_file
-from loratory.adapter.prepared import PreparedMerge, rounding_notes
+from loratory.adapter.prepared import PreparedMerge, Written, rounding_notes
 from loratory.adapter.probes import streamed_logits
 from loratory.adapter.quantised_base import quantization_of
 from loratory.adapter.skeleton import open_skeleton
 from loratory.adapter.streamed import streaming_obstacle
 from loratory.adapter.streamed_merge import QuantisedBase, StreamedSource, prepare_streamed
 from loratory.config import ModelConfig, QuantizationConfig
-from loratory.data.contract import tokenizer_sha256
-from loratory.errors import AdapterError, IntegrityError, ResourceError, RunError
+from loratory.errors import IntegrityError, ResourceError
 from loratory.model.identity import hash_files, weight_files
 from loratory.model.load import load_model
 from loratory.model.precision import DTYPES
@@ -110,9 +108,9 @@ def merge_adapter(
             tolerance; then nothing stands under the final name.
         ResourceError: The disk is full.
     """
-    _check_output(output, overwrite)
-    _check_not_merged(base, adapter_dir)
-    _check_task(adapter_dir)
+    check_output(output, overwrite)
+    check_not_merged(base, adapter_dir)
+    check_task(adapter_dir)
     prepared, files = _prepare(
         base,
         adapter_dir,
@@ -124,40 +122,20 @@ def merge_adapter(
         quantised=quantised or QuantisedTraining(),
     )
     judged_by = TOLERANCES[prepared.dtype] if tolerance is None else tolerance
-    _check_space(prepared.num_bytes, output.absolute().parent)
+    check_space(prepared.num_bytes, output.absolute().parent)
     certificate: list[Certificate] = []
 
     def write(stage: Path) -> None:
         written = prepared.write(stage)
         logits = _merged_logits(stage, prepared.prompts, device, trust_remote_code)
         measured = measure(prepared.reference, logits, prepared.prompts)
-        faults = judge(measured, judged_by)
-        if faults:
+        if faults := judge(measured, judged_by):
             raise IntegrityError(
                 f"the merged model does not answer as the adapter on its base: {'; '.join(faults)} "
                 f"({measured.num_positions} positions, dtype {prepared.dtype}). Nothing was published at {output}. "
                 "A format with more bits (float32) keeps more of the adapter"
             )
-        certificate.append(
-            Certificate(
-                format=FORMAT,
-                base_source=prepared.source,
-                base_identity=prepared.identity,
-                adapter_sha256=sha256_of(adapter_dir / TENSORS_FILE),
-                adapter_quantization=files.manifest.quantization if files.manifest else None,
-                merged_identity=hash_files(weight_files(stage)),
-                dtype=prepared.dtype,
-                tolerance=judged_by,
-                measured=measured,
-                effect=prepared.effect,
-                rounding_loss=written.rounding_loss,
-                notes=(*rounding_notes(written), *prepared.notes),
-                versions=_versions(),
-                method=prepared.method,
-                base_choice=prepared.base_choice,
-                combined=tuple(combined),
-            )
-        )
+        certificate.append(_certificate(stage, prepared, files, written, measured, judged_by, combined))
         (stage / FILE_NAME).write_text(certificate_to_json(certificate[0]), encoding="utf-8")
 
     _publish(output, write, overwrite)
@@ -183,13 +161,13 @@ def _prepare(
         loaded = load_model(section, device=device, trust_remote_code=trust_remote_code)
         files = read_adapter(adapter_dir, base_identity=loaded.identity)
         if not force_template:
-            _check_tokenizer(files, loaded.tokenizer, adapter_dir)
+            check_tokenizer(files, loaded.tokenizer, adapter_dir)
         name = _stored_dtype(base) if dtype == "auto" else dtype
         return prepare_in_memory(loaded, files, dtype=name, probes=probes, reason=skeleton), files
     files = read_adapter(adapter_dir, base_identity=(identity := hash_files(weight_files(skeleton.folder))))
     tokenizer = load_tokenizer(base, trust_remote_code=trust_remote_code)
     if not force_template:
-        _check_tokenizer(files, tokenizer, adapter_dir)
+        check_tokenizer(files, tokenizer, adapter_dir)
     trained_in = files.manifest.quantization if files.manifest else None
     quantization = quantised.quantization or (quantization_of(trained_in) if trained_in else None)
     prepared = prepare_streamed(
@@ -213,49 +191,34 @@ def _merged_logits(
     return streamed_logits(skeleton.model, skeleton.parameters, skeleton.original, prompts)
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not overwrite:
-        raise RunError(f"{output} exists already and is not empty; choose another output, or pass overwrite")
-    if not (output / FILE_NAME).is_file():
-        raise RunError(
-            f"{output} is not a merged model (it holds no {FILE_NAME}), so it is not overwritten; "
-            "choose another output or remove it yourself"
-        )
-
-
-def _check_tokenizer(files: AdapterFiles, tokenizer: PreTrainedTokenizerBase, adapter_dir: Path) -> None:
-    """The merged folder gets this tokenizer: it must be the one of the adapter's template contract, if there is one."""
-    contract = files.manifest.template if files.manifest else None
-    trained = contract.get("tokenizer_sha256") if contract else None
-    found = tokenizer_sha256(tokenizer)
-    if trained is not None and trained != found:
-        raise IntegrityError(
-            f"{adapter_dir}: trained with another tokenizer (sha256 {trained}; the base's now {found}), so the merged "
-            "model would read other tokens. Use the run's own tokenizer (model.tokenizer_name_or_path), or give "
-            "--force-template if the difference is meant"
-        )
-
-
-def _check_not_merged(base: ModelConfig, adapter_dir: Path) -> None:
-    earlier = read_certificate(Path(base.model_name_or_path))
-    weights = adapter_dir / TENSORS_FILE
-    if earlier is not None and weights.is_file() and sha256_of(weights) == earlier.adapter_sha256:
-        raise AdapterError(
-            f"{base.model_name_or_path} is a merged model that holds this adapter already; merging it again would "
-            f"count it twice. Merge into the original base ({earlier.base_source})"
-        )
-
-
-def _check_task(adapter_dir: Path) -> None:
-    """Refuse an adapter with a head of its own: the certificate compares what models write, and this one scores."""
-    if read_lora_file(adapter_dir).task_type == "SEQ_CLS":
-        raise AdapterError(
-            f"{adapter_dir} belongs to a reward model or classifier (task_type SEQ_CLS), which has a head in the place "
-            "of its base's and cannot be merged here. Use it as it is: PeftModel.from_pretrained on "
-            "AutoModelForSequenceClassification; or train with adapter.method=full for a model without an adapter"
-        )
+def _certificate(
+    stage: Path,
+    prepared: PreparedMerge,
+    files: AdapterFiles,
+    written: Written,
+    measured: Measurement,
+    judged_by: Tolerance,
+    combined: Sequence[dict[str, Any]],
+) -> Certificate:
+    """Of the merged model in `stage`, which was measured and lies within the tolerance."""
+    return Certificate(
+        format=FORMAT,
+        base_source=prepared.source,
+        base_identity=prepared.identity,
+        adapter_sha256=sha256_of(files.path / TENSORS_FILE),
+        adapter_quantization=files.manifest.quantization if files.manifest else None,
+        merged_identity=hash_files(weight_files(stage)),
+        dtype=prepared.dtype,
+        tolerance=judged_by,
+        measured=measured,
+        effect=prepared.effect,
+        rounding_loss=written.rounding_loss,
+        notes=(*rounding_notes(written), *prepared.notes),
+        versions=_versions(),
+        method=prepared.method,
+        base_choice=prepared.base_choice,
+        combined=tuple(combined),
+    )
 
 
 def _stored_dtype(base: ModelConfig) -> str:
@@ -266,17 +229,6 @@ def _stored_dtype(base: ModelConfig) -> str:
     config = read_config_dict(source)
     name = str(config.get("dtype", config.get("torch_dtype"))).removeprefix("torch.")
     return name if name in DTYPES else "float32"
-
-
-def _check_space(needed: int, parent: Path) -> None:
-    while not parent.exists():
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
-    if free < needed * 1.02:
-        raise ResourceError(
-            f"the merged model needs {needed / 2**20:.0f} MiB and {parent} has {free / 2**20:.0f} MiB free; "
-            "nothing was written. Free some space or choose another output"
-        )
 
 
 def _publish(output: Path, write: Callable[[Path], None], overwrite: bool) -> None:

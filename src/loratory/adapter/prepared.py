@@ -9,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from loratory.adapter.certificate import ROUNDING_WARNING, BaseChoice, Measurement
 from loratory.adapter.files import AdapterFiles
+from loratory.errors import AdapterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,14 @@ class PreparedMerge:
     notes: tuple[str, ...]
     base_choice: BaseChoice | None
     write: Callable[[Path], Written]
+
+
+def nothing_to_merge(files: AdapterFiles) -> AdapterError:
+    """The error for an adapter that changes nothing."""
+    return AdapterError(
+        f"adapter {files.path} does nothing: the base answers the same without it (it was saved untrained, or "
+        "its B matrices are zero). There is nothing to merge"
+    )
 
 
 def rounding_notes(written: Written) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from loratory.adapter.base_form import BaseForm
 from loratory.adapter.certificate import BaseChoice, Measurement, measure
 from loratory.adapter.files import AdapterFiles
 from loratory.adapter.pattern import ends_with_any
-from loratory.adapter.prepared import PreparedMerge, Written, stop_at_template
+from loratory.adapter.prepared import PreparedMerge, Written, nothing_to_merge, stop_at_template
 from loratory.adapter.probes import probe_prompts, streamed_logits
 from loratory.adapter.quantised_base import dequantised, quantised_names
 from loratory.adapter.shards import CODES, DTYPES, ShardReader, write_index, write_shard
@@ -30,7 +30,6 @@ from loratory.adapter.streamed import (
     separated,
 )
 from loratory.config import QuantizationConfig
-from loratory.errors import AdapterError
 from loratory.model.precision import DTYPES as NAMED_DTYPES
 from loratory.model.shapes import SHAPES_FILE
 
@@ -95,10 +94,7 @@ def prepare_streamed(
     reference = _adapted_logits(merged, forms[chosen], prompts)
     effect = measure(reference, bare.pop(chosen), prompts)
     if effect.max_logit_difference == 0 and not has_update(merged):
-        raise AdapterError(
-            f"adapter {files.path} does nothing: the base answers the same without it (it was saved untrained, or "
-            "its B matrices are zero). There is nothing to merge"
-        )
+        raise nothing_to_merge(files)
     fixed = None if dtype == "auto" else NAMED_DTYPES[dtype]
     rewritten = quantised if chosen == "dequantised" else frozenset()
 
