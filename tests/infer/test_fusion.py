@@ -45,8 +45,12 @@ def test_switching_restores_every_bit(tiny_llama: LlamaForCausalLM, use_dora: bo
 
 
 def test_base_weights_can_be_let_go(tiny_llama: LlamaForCausalLM) -> None:
-    fused = FusedAdapter(adapted(tiny_llama), keep_base=False)
-    assert fused.is_on
+    model = adapted(tiny_llama)
+    ids = torch.arange(20).unsqueeze(0)
+    with torch.no_grad():
+        expected = model(ids).logits
+        fused = FusedAdapter(model, keep_base=False)
+        torch.testing.assert_close(model(ids).logits, expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(AdapterError, match="cannot be switched off"):
         fused.off()
 

@@ -143,11 +143,6 @@ class Certificate:
     base_choice: BaseChoice | None = None
     combined: tuple[dict[str, Any], ...] = ()
 
-    @property
-    def worst_rounding_loss(self) -> float:
-        """The largest share of one tensor's update that rounding took."""
-        return max(self.rounding_loss.values(), default=0.0)
-
 
 def probe_logits(model: nn.Module, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
     """Logits after every token of each prompt, float32 [T, V] each, on the CPU; all prompts in one pass."""

@@ -59,7 +59,6 @@ class FusedAdapter:
         self._layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         self._parameters = [parameter for layer in self._layers for parameter in _base_parameters(layer)]
         self._plain: list[torch.Tensor] | None = [parameter.data for parameter in self._parameters]
-        self._is_on = False
         try:
             for parameter in self._parameters:
                 parameter.data = parameter.data.clone()
@@ -72,14 +71,8 @@ class FusedAdapter:
             raise
         self._fused = [parameter.data for parameter in self._parameters]
         self._merged = [list(layer.merged_adapters) for layer in self._layers]
-        self._is_on = True
         if not keep_base:
             self._plain = None
-
-    @property
-    def is_on(self) -> bool:
-        """Whether the weights hold the adapter now."""
-        return self._is_on
 
     def off(self) -> None:
         """Put the untouched weights back, bit for bit; the adapter works as a separate branch again.
@@ -93,7 +86,6 @@ class FusedAdapter:
             parameter.data = plain
         for layer in self._layers:
             layer.merged_adapters.clear()
-        self._is_on = False
 
     def on(self) -> None:
         """Use the fused weights again."""
@@ -101,4 +93,3 @@ class FusedAdapter:
             parameter.data = fused
         for layer, names in zip(self._layers, self._merged, strict=True):
             layer.merged_adapters[:] = names
-        self._is_on = True
