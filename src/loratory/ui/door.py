@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
+from loratory.infer.server.asgi import App, HttpOnly, Receive, Scope, Send, send_refusal
 from loratory.infer.server.doorway import Doorway
-from loratory.infer.server.guard import App, Receive, Scope, Send, send_refusal
 from loratory.infer.server.key import ApiKey
 from loratory.infer.server.refusal import RefusalError
 
@@ -43,7 +43,7 @@ _HEADERS = {
 }
 
 
-class Door:
+class Door(HttpOnly):
     """An ASGI application around the page.
 
     Args:
@@ -55,7 +55,7 @@ class Door:
     """
 
     def __init__(self, app: App, *, key: str, port: int, hosts: Collection[str], is_local: bool) -> None:
-        self._app = app
+        super().__init__(app)
         self._key = ApiKey(key)
         token = hashlib.sha256(f"cookie of {key}".encode()).hexdigest()
         self._cookie = ApiKey(token)
@@ -63,13 +63,7 @@ class Door:
         self._set_cookie = f"{self._name}={token}; Path=/; HttpOnly; SameSite=Strict"
         self._doorway = Doorway(hosts, is_local=is_local)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request; anything but HTTP is not answered."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            return
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         guarded = _with_headers(send, may_be_kept=scope["path"].startswith(FOLDERS))
         try:
             is_entering = self._check(scope)

@@ -1,20 +1,14 @@
 """What stands before every route: key, host, origin, size and time. Whatever is not let in here reaches nothing."""
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Collection, MutableMapping
 from typing import Any
 
+from loratory.infer.server.asgi import App, HttpOnly, Receive, Scope, Send, send_refusal
 from loratory.infer.server.doorway import Doorway
 from loratory.infer.server.key import ApiKey
 from loratory.infer.server.limits import ServerLimits
 from loratory.infer.server.refusal import RefusalError
-from loratory.infer.server.replies import fault
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/healthz"})
 """Routes without a key: they tell that the server is there, and nothing else."""
@@ -28,7 +22,7 @@ class Drain:
         self.num_requests = 0
 
 
-class Guard:
+class Guard(HttpOnly):
     """An ASGI application around another.
 
     Args:
@@ -51,19 +45,13 @@ class Guard:
         limits: ServerLimits,
         drain: Drain,
     ) -> None:
-        self._app = app
+        super().__init__(app)
         self._key = key
         self._doorway = Doorway(hosts, is_local=is_local)
         self._limits = limits
         self._drain = drain
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection's request."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            return
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._drain.num_requests += 1
         timed = self._timed(send)
         try:
@@ -131,16 +119,6 @@ class Guard:
                 await send(message)
 
         return timed
-
-
-async def send_refusal(refusal: RefusalError, send: Send) -> None:
-    """Answer a request with an error."""
-    content = fault(refusal.status, refusal.message, param=refusal.param, code=refusal.code)
-    body = json.dumps(content).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **refusal.headers}
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from loratory.errors import ConfigError, MissingExtraError, ResourceError
 from loratory.infer.server.app import make_app
-from loratory.infer.server.guard import App, Drain, Guard
+from loratory.infer.server.asgi import App
+from loratory.infer.server.guard import Drain, Guard
 from loratory.infer.server.key import ApiKey
 from loratory.infer.server.limits import ServerLimits
 from loratory.infer.server.replies import fault
