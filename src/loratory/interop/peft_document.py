@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loratory.errors import ConfigError
+from loratory.interop.trainer_settings import OPTIMIZERS, SCHEDULES
 from loratory.interop.training_arguments import FOREIGN_NAMES
 
 _MARKS = frozenset({"use_peft", "peft_config", "quantization_config"})
@@ -19,19 +20,6 @@ _WITHOUT_EFFECT = frozenset(
     {"peft_type", "task_type", "inference_mode", "use_cache", "do_train", "overwrite_output_dir"}
 )
 
-_OPTIMIZERS = {
-    "adamw_torch": "adamw",
-    "adamw_torch_fused": "adamw",
-    "adamw_hf": "adamw",
-    "adamw": "adamw",
-    "adamw_8bit": "adamw_8bit",
-    "adamw_bnb_8bit": "adamw_8bit",
-    "paged_adamw": "paged_adamw",
-    "paged_adamw_32bit": "paged_adamw",
-    "paged_adamw_8bit": "paged_adamw_8bit",
-    "sgd": "sgd",
-}
-_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
 _SECTIONS = {
     "training": "train",
     "training_args": "train",
@@ -250,7 +238,7 @@ def _read_flag_precision(precision: str) -> Callable[[_Work, str, object], None]
 
 
 def _read_schedule(work: _Work, origin: str, value: object) -> None:
-    schedule = _SCHEDULES.get(str(value))
+    schedule = SCHEDULES.get(str(value))
     if schedule is None:
         schedule = "cosine"
         work.approximated.append(f"{origin} {value!r} becomes cosine")
@@ -258,7 +246,7 @@ def _read_schedule(work: _Work, origin: str, value: object) -> None:
 
 
 def _read_optimizer(work: _Work, origin: str, value: object) -> None:
-    optimizer = _OPTIMIZERS.get(str(value))
+    optimizer = OPTIMIZERS.get(str(value))
     if optimizer is None:
         optimizer = "adamw"
         work.approximated.append(f"{origin} {value!r} becomes adamw")
