@@ -3,6 +3,7 @@
 import re
 
 from loratory.report import tables
+from loratory.report.class_errors import classes_table
 from loratory.report.content import Content, run_values
 from loratory.report.page import IMPORTANCE_WARNING, summary
 from loratory.report.predictions import questions
@@ -42,7 +43,7 @@ def markdown_page(content: Content, *, title: str) -> str:
         parts.append(_section("What mattered", tables.importance_table(content)))
         parts.append(escaped(IMPORTANCE_WARNING))
     if content.classes:
-        parts.append(_section("Errors by class", tables.classes_table(content)))
+        parts.append(_section("Errors by class", classes_table(content)))
     if content.columns:
         parts.append(_section("Answers", _examples(content)))
     parts.append(_section("Data", tables.data_table(content)))

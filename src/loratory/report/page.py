@@ -8,6 +8,7 @@ from loratory.compare import Comparison, RunFacts
 from loratory.compare.wording import number_words, seconds_words
 from loratory.report import tables
 from loratory.report.chart import NUM_COLOURS, Interval, Series, colour, interval_chart, line_chart, scatter_chart, thin
+from loratory.report.class_errors import classes_table
 from loratory.report.content import Content, run_titles, run_values
 from loratory.report.predictions import answers_json, shown_rows
 from loratory.report.study import Study
@@ -70,7 +71,7 @@ def sections(content: Content) -> list[tuple[str, str, str]]:
         ("curves", "Loss curves", _curves(content)),
         ("differences", "What differs", _differences(content)),
         ("importance", "What mattered", _importance(content)),
-        ("classes", "Errors by class", html_table(tables.classes_table(content)) if content.classes else ""),
+        ("classes", "Errors by class", html_table(classes_table(content)) if content.classes else ""),
         ("answers", "Answers side by side", _answers(content) if comparison else ""),
         ("data", "Data", html_table(tables.data_table(content))),
         (
