@@ -125,7 +125,7 @@ def test_a_study_of_another_version_or_of_other_code_is_refused(
 ) -> None:
     found = make_found()
     StudyStore(found, resume=False)
-    monkeypatch.setattr("loratory.sweep.storage.__version__", "9.9.9")
+    monkeypatch.setattr("loratory.sweep.identity.__version__", "9.9.9")
     with pytest.raises(IntegrityError, match=r"loratory version: .* then, 9\.9\.9 now"):
         StudyStore(found, resume=True)
     foreign = make_found(name="foreign")

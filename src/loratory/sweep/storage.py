@@ -1,10 +1,9 @@
-"""The study in Optuna's storage: what it is a study of, its trials, and who works on which.
+"""The study in Optuna's storage: its trials, and who works on which.
 
 Laws: a study is gone on with only under the settings, the data and the version it was begun with; what is proposed
 depends on the seed and the trials so far, so that a study that was killed goes on as if it had not been.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loratory import __version__
-from loratory.engine.prepare import data_fingerprints
-from loratory.engine.run_identity import relevant_config
-from loratory.errors import ConfigError, IntegrityError, MissingExtraError, RunError
+from loratory.errors import ConfigError, MissingExtraError, RunError
 from loratory.sweep.candidates import Candidates
 from loratory.sweep.claims import Claims
+from loratory.sweep.identity import changes, is_signed, refuse_changes, sign
 from loratory.sweep.space import Axis, Params, encode
 
 if TYPE_CHECKING:
     import optuna
 
-_IDENTITY = "loratory"
 _REASON = "loratory reason of trial "
 _CANDIDATE = "loratory candidate"
 _PLACE = "loratory place"
-_FREE = ("num_trials", "parallel", "concurrent", "memory_gib", "storage", "name", "base", "score_data", "control")
-_ABSENT = "(absent)"
 _GRACE_S = 60.0  # a worker of another place says within this time that a trial is its own
 
 
@@ -85,7 +79,7 @@ class StudyStore:
             if study is None:
                 study = self._begin()
             elif self._is_hardly_begun(study):
-                study.set_user_attr(_IDENTITY, json.dumps(_identity(found)))
+                sign(study, found)
             else:
                 refuse_changes(study, found)
             self._study = study
@@ -122,12 +116,12 @@ class StudyStore:
         study: optuna.Study = self._optuna.create_study(
             study_name=self._found.file.name, storage=storage_url(self._found), direction=direction
         )
-        study.set_user_attr(_IDENTITY, json.dumps(_identity(self._found)))
+        sign(study, self._found)
         return study
 
     def _is_hardly_begun(self, study: "optuna.Study") -> bool:
         """A worker was killed after its first word, or another one is about to say the second."""
-        return _IDENTITY not in study.user_attrs and not study.get_trials(deepcopy=False)
+        return not is_signed(study) and not study.get_trials(deepcopy=False)
 
     def _end(self, number: int, reason: str, state: "optuna.trial.TrialState") -> None:
         self._study.set_user_attr(f"{_REASON}{number}", reason)
@@ -220,7 +214,7 @@ def read_trials(found: Candidates) -> tuple[list[StoredTrial], list[str]]:
     study = None if is_local and not _database(found).is_file() else _load(library, found)
     if study is None:
         raise RunError(f"{found.folder}: no study '{found.file.name}' there; begin it with: loratory sweep FILE")
-    return _stored_trials(study, found), _changes(study, found)
+    return _stored_trials(study, found), changes(study, found)
 
 
 def storage_url(found: Candidates) -> str:
@@ -269,45 +263,6 @@ def _stored_trials(study: "optuna.Study", found: Candidates) -> list[StoredTrial
             )
         )
     return trials
-
-
-def refuse_changes(study: "optuna.Study", found: Candidates) -> None:
-    """Refuse to go on with a study of something else.
-
-    Raises:
-        IntegrityError: With what differs.
-    """
-    lines = _changes(study, found)
-    if lines:
-        raise IntegrityError(
-            f"study '{found.file.name}' cannot be gone on with, because what it was begun with has changed:\n"
-            + "\n".join(f"  {line}" for line in lines)
-            + "\nRestore these, or choose another sweep.name."
-        )
-
-
-def _changes(study: "optuna.Study", found: Candidates) -> list[str]:
-    stored = study.user_attrs.get(_IDENTITY)
-    if stored is None:
-        keys = sorted({key for trial in study.get_trials(deepcopy=False) for key in trial.params})
-        raise IntegrityError(
-            f"study '{found.file.name}' was made by other code: it does not say what it is a study of. Its parameters: "
-            f"{', '.join(keys) or 'none'}; those of the study file: {', '.join(axis.key for axis in found.file.axes)}. "
-            "Choose another sweep.name or sweep.storage."
-        )
-    then, now = json.loads(stored), json.loads(json.dumps(_identity(found)))
-    keys = [key for key in sorted(then.keys() | now.keys()) if then.get(key, _ABSENT) != now.get(key, _ABSENT)]
-    return [f"{key}: {then.get(key, _ABSENT)} then, {now.get(key, _ABSENT)} now" for key in keys]
-
-
-def _identity(found: Candidates) -> dict[str, object]:
-    section = found.file.section
-    study = section.model_dump(mode="json", exclude={"space", *_FREE})
-    base = found.base_config()
-    space = {f"space.{axis.key}": section.space[axis.key] for axis in found.file.axes}
-    data = {f"data {role}": digest for role, digest in data_fingerprints(base.data).items()}
-    kept = {f"base {key}": value for key, value in relevant_config(base).items() if key not in section.space}
-    return {"loratory version": __version__, **study, **space, **data, **kept}
 
 
 def _optuna() -> Any:
