@@ -117,8 +117,6 @@ def generate_answers(
     """
     _check(model, prompts, max_new_tokens, batch_size, names)
     numbers = range(len(prompts)) if draw_numbers is None else draw_numbers
-    answers: list[list[int]] = [[] for _ in prompts]
-    ends: list[int | None] = [None] * len(prompts)
     stops = frozenset(stop_token_ids)
     with inference_mode(model):
         longest = max(map(len, prompts), default=0) + max_new_tokens
@@ -129,28 +127,51 @@ def generate_answers(
                 FlatModel(model), prompts, stops=stops, max_new_tokens=max_new_tokens, batch_size=batch_size,
                 sampling=sampling, draw_numbers=numbers, on_progress=on_progress, on_token=on_token,
             )  # fmt: skip
-            return [GeneratedAnswer(token_ids, end) for token_ids, end in generated]
-        order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-        num_done = 0
-        before, model, batch_size = what_is_before(model, prompts, batch_size)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            logits_BV, batch = prefill(model, prompts, rows, before)
-            if sampling is not None:
-                batch.uniforms_BS = torch.stack([row_uniforms(sampling.seed, numbers[r], max_new_tokens) for r in rows])
-            while True:
-                tokens_B = _choose(logits_BV, batch, sampling)
-                is_live = _record(tokens_B, batch, answers, ends, stops, max_new_tokens, on_token)
-                num_left = len(batch.rows) - sum(is_live)
-                if num_left:
-                    num_done += num_left
-                    if on_progress is not None:
-                        on_progress(num_done)
-                    if not any(is_live):
-                        break
-                    tokens_B = compact(batch, tokens_B, is_live)
-                logits_BV = step(model, batch, tokens_B)
-    return [GeneratedAnswer(token_ids, end) for token_ids, end in zip(answers, ends, strict=True)]
+        else:
+            generated = _generate_padded(
+                model, prompts, stops=stops, max_new_tokens=max_new_tokens, batch_size=batch_size,
+                sampling=sampling, draw_numbers=numbers, on_progress=on_progress, on_token=on_token,
+            )  # fmt: skip
+    return [GeneratedAnswer(token_ids, end) for token_ids, end in generated]
+
+
+def _generate_padded(
+    model: PreTrainedModel | PeftModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stops: frozenset[int],
+    max_new_tokens: int,
+    batch_size: int,
+    sampling: Sampling | None,
+    draw_numbers: Sequence[int],
+    on_progress: Callable[[int], None] | None,
+    on_token: Callable[[int, int], None] | None,
+) -> list[tuple[list[int], int | None]]:
+    """As `generate_flat`, by the model's own forward on rows padded on the left."""
+    answers: list[list[int]] = [[] for _ in prompts]
+    ends: list[int | None] = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    num_done = 0
+    before, model, batch_size = what_is_before(model, prompts, batch_size)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        logits_BV, batch = prefill(model, prompts, rows, before)
+        if sampling is not None:
+            uniforms = [row_uniforms(sampling.seed, draw_numbers[row], max_new_tokens) for row in rows]
+            batch.uniforms_BS = torch.stack(uniforms)
+        while True:
+            tokens_B = _choose(logits_BV, batch, sampling)
+            is_live = _record(tokens_B, batch, answers, ends, stops, max_new_tokens, on_token)
+            num_left = len(batch.rows) - sum(is_live)
+            if num_left:
+                num_done += num_left
+                if on_progress is not None:
+                    on_progress(num_done)
+                if not any(is_live):
+                    break
+                tokens_B = compact(batch, tokens_B, is_live)
+            logits_BV = step(model, batch, tokens_B)
+    return list(zip(answers, ends, strict=True))
 
 
 def _check(
