@@ -17,6 +17,7 @@ from loratory.errors import AdapterError
 
 if TYPE_CHECKING:
     from loratory.config import RunConfig
+    from loratory.evaluation.parts import RowSource
     from loratory.evaluation.subject import SubjectSource
 
 RESULTS_NAME = "evaluation_results.json"
@@ -116,7 +117,7 @@ def evaluate_path(
     from dataclasses import replace
 
     from loratory.config import EvaluationConfig
-    from loratory.evaluation.parts import RowSource, Task
+    from loratory.evaluation.parts import Task
     from loratory.evaluation.subject import open_subject
     from loratory.evaluation.suite import part_names, run_suite
 
@@ -124,20 +125,17 @@ def evaluate_path(
     source, config = _locate(subject, base, overrides)
     file = output or (Path(subject) / "evaluation" if source.kind == "run" else Path()) / RESULTS_NAME
     section = EvaluationConfig.model_validate({**config.evaluation.model_dump(), **(settings or {})})
-    rows = data or config.data.test
-    form = config.data
+    rows = _rows(data or config.data.test, config)
     with _progress() as progress:
         task = Task(
             evaluation=section,
             predict=config.predict,
-            rows=None if rows is None else RowSource(
-                rows, form.format, form.columns, form.system, form.max_bad_rows, form.dataset_dir
-            ),
+            rows=rows,
             seed=config.train.seed,
             predictions=file.parent / PREDICTIONS_NAME,
             progress=progress,
             labels=None if rows is None or "text" not in parts else chosen_labels(config.predict.labels, config),
-        )  # fmt: skip
+        )
         opened = open_subject(
             replace(source, contract=None) if force_template else source, trust_remote_code=trust_remote_code
         )
@@ -170,6 +168,15 @@ def _locate(subject: str, base: str | None, overrides: Sequence[str]) -> "tuple[
     config = build_config(values, overrides)
     quantization = config.quantization if config.quantization.is_active else None
     return replace(source, base=config.model, template=config.data.template, quantization=quantization), config
+
+
+def _rows(source: str | None, config: "RunConfig") -> "RowSource | None":
+    from loratory.evaluation.parts import RowSource
+
+    if source is None:
+        return None
+    form = config.data
+    return RowSource(source, form.format, form.columns, form.system, form.max_bad_rows, form.dataset_dir)
 
 
 @contextmanager
