@@ -68,19 +68,32 @@ def read_document(path: Path) -> object:
         ConfigError: The file is missing, too large, not UTF-8 text or not valid YAML.
         UnsafeError: The file asks for a Python object or expands without bounds.
     """
+    text = read_text(path, what="a configuration", hint="; expected a YAML file")
+    return parse_document(text, str(path))
+
+
+def read_text(path: Path, *, what: str, hint: str = "", max_bytes: int | None = MAX_BYTES) -> str:
+    """The text of a small file.
+
+    Args:
+        path: The file.
+        what: What it should hold, for the message about its size.
+        hint: Added to the message that there is no such file.
+        max_bytes: Its largest size; None for any.
+
+    Raises:
+        ConfigError: It is missing, too large, or not UTF-8 text.
+    """
     if not path.is_file():
-        raise ConfigError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}; expected a YAML file")
-    if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(
-            f"{path}: {path.stat().st_size:,} bytes is too large for a configuration; allowed {MAX_BYTES:,}"
-        )
+        raise ConfigError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}{hint}")
+    if max_bytes is not None and path.stat().st_size > max_bytes:
+        raise ConfigError(f"{path}: {path.stat().st_size:,} bytes is too large for {what}; allowed {max_bytes:,}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse_document(text, str(path))
 
 
 def parse_document(text: str, source: str) -> object:

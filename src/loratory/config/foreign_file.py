@@ -3,25 +3,24 @@
 What the settings mean is known to `loratory.interop`; here files are opened and the result is validated.
 """
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from loratory.config.document import MAX_BYTES, dump_document, read_document
+from loratory.config.document import read_document
 from loratory.config.fields import config_fields
 from loratory.config.method_catalogue import catalogue, options_of
 from loratory.config.reader import build_config, config_to_yaml
 from loratory.config.root import RunConfig
+from loratory.config.settings_file import as_mapping, read_json, settings_text, show_value
 from loratory.errors import ConfigError, suggest
 from loratory.interop.catalogue import find_tool, program_tool, recognise
 from loratory.interop.command_line import CommandLine, parse_command, parse_flags
 from loratory.interop.draft import KINDS, Finding, Reading, Tool, read_settings
 from loratory.interop.peft_adapter import PEFT_ADAPTER, is_adapter_file
 
-REGISTER_NAME = "dataset_info.json"
 _REGISTER_MARKS = frozenset({"file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"})
 
 
@@ -53,7 +52,7 @@ class ForeignRun:
             lines += [f"  {describe_setting(finding)}: {finding.reason}" for finding in found]
         if self.defaults:
             lines.append(f"Left out there, and taken from the defaults of {self.tool}:")
-            pairs = [f"{key}={_show(value)}" for key, value in self.defaults.items()]
+            pairs = [f"{key}={show_value(value)}" for key, value in self.defaults.items()]
             lines += [f"  {line}" for line in textwrap.wrap(", ".join(pairs), 110, break_long_words=False)]
         return "".join(f"# {_printable(line)}\n" for line in lines) + "\n" + config_to_yaml(self.config)
 
@@ -68,7 +67,7 @@ _TITLES = {
 
 def describe_setting(finding: Finding) -> str:
     """A finding's setting as `name=value`, or its name alone."""
-    return finding.key if finding.value is None else f"{finding.key}={_show(finding.value)}"
+    return finding.key if finding.value is None else f"{finding.key}={show_value(finding.value)}"
 
 
 def read_foreign_run(
@@ -127,7 +126,7 @@ def read_adapter_json(path: Path) -> dict[str, object]:
     Raises:
         ConfigError: The file is missing, not JSON, or no adapter configuration.
     """
-    document = _read_json(path)
+    document = read_json(path)
     if not is_adapter_file(document):
         raise ConfigError(f"{path}: no PEFT adapter configuration: it has no peft_type")
     return document
@@ -147,9 +146,9 @@ class _Work:
     def read_file(self, path: Path) -> None:
         self._sources.append(str(path))
         if path.suffix in {".yaml", ".yml"}:
-            self._given.update(_mapping(read_document(path), path))
+            self._given.update(as_mapping(read_document(path), path))
         elif path.suffix == ".json":
-            document = _read_json(path)
+            document = read_json(path)
             if _is_register(document):
                 self._register = (path, document)
             elif is_adapter_file(document):
@@ -157,7 +156,7 @@ class _Work:
             else:
                 self._given.update(document)
         else:
-            self.read_command(parse_command(_read_text(path), str(path)), str(path), path.parent)
+            self.read_command(parse_command(settings_text(path), str(path)), str(path), path.parent)
 
     def read_command(self, line: CommandLine, source: str, folder: Path) -> None:
         if source == "--command":
@@ -266,53 +265,6 @@ def _without_negations(given: Mapping[str, object], tool: Tool) -> dict[str, obj
 def _is_register(document: Mapping[str, object]) -> bool:
     entries = list(document.values())
     return bool(entries) and all(isinstance(entry, dict) and _REGISTER_MARKS & entry.keys() for entry in entries)
-
-
-def _mapping(document: object, path: Path) -> dict[str, object]:
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings; got {_show(document)}")
-    return document
-
-
-def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise ConfigError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
-    if path.stat().st_size > MAX_BYTES and path.name != REGISTER_NAME:
-        raise ConfigError(f"{path}: {path.stat().st_size:,} bytes is too large for settings; allowed {MAX_BYTES:,}")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        document = dict(pairs)
-        if len(document) < len(pairs):
-            twice = next(key for key, _ in pairs if [name for name, _ in pairs].count(key) > 1)
-            raise ConfigError(f"{path}: {twice} is given twice; keep one of them")
-        return document
-
-    try:
-        return _mapping(json.loads(_read_text(path), object_pairs_hook=unique), path)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}: not valid JSON: {error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: not valid JSON: nested too deeply") from None
-
-
-def _show(value: object) -> str:
-    if isinstance(value, str):
-        text = repr(value) if not value or value.strip() != value or not value.isprintable() else value
-    else:
-        text = " ".join(dump_document(value).removesuffix("...\n").split()) if _is_short(value) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _is_short(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | float)
 
 
 def _printable(line: str) -> str:
