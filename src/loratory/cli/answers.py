@@ -75,19 +75,9 @@ def _read_rows(
     source: str, config: "RunConfig", *, limit: int | None = None, require_answer: bool
 ) -> tuple["Record", ...]:
     """Rows of a file as the run reads its own."""
-    from loratory.data.reader import read_records
+    from loratory.data.reader import read_section_rows
 
-    section = config.data
-    reading = read_records(
-        source,
-        format=section.format,
-        columns=section.columns,
-        system=section.system,
-        max_bad_rows=section.max_bad_rows,
-        limit=limit,
-        require_answer=require_answer,
-        dataset_dir=section.dataset_dir,
-    )
+    reading = read_section_rows(source, config.data, limit=limit, require_answer=require_answer)
     if reading.report.dropped:
         note(f"{source}: rows left out: {', '.join(f'{n} ({why})' for why, n in reading.report.dropped.items())}")
     return reading.records

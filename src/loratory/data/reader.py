@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from loratory.config import DataConfig
 from loratory.data.entry_form import EntryForm
 from loratory.data.faults import FaultLog, RowFault
 from loratory.data.records import Record
@@ -129,6 +130,22 @@ def read_records(
     if num_samples is not None:
         records = _sampled(records, num_samples)[:limit]
     return ReadResult(tuple(records), report)
+
+
+def read_section_rows(
+    source: str, section: DataConfig, *, limit: int | None = None, require_answer: bool = True
+) -> ReadResult:
+    """Read a source as a run's data section says; see `read_records`."""
+    return read_records(
+        source,
+        format=section.format,
+        columns=section.columns,
+        system=section.system,
+        max_bad_rows=section.max_bad_rows,
+        limit=limit,
+        require_answer=require_answer,
+        dataset_dir=section.dataset_dir,
+    )
 
 
 def fingerprint(source: str, *, dataset_dir: str | None = None) -> str:

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from loratory.adapter.merge import merge_adapter
 from loratory.compare.test_set import write_test_set
 from loratory.config import RunConfig, config_to_yaml, read_config
-from loratory.data.reader import fingerprint, read_records
+from loratory.data.reader import fingerprint, read_section_rows
 from loratory.data.records import Record
 from loratory.demo.base_model import ensure_base_model
 from loratory.demo.data_check import check_data, show_data
@@ -70,7 +70,10 @@ def run_demo(
         run_file = workdir / "telecom.yaml"
         write_text(run_file, run_file_text(workdir))
         config = read_config(run_file, overrides).config
-        train_records, test_records = _read_rows(config, config.data.train), _read_rows(config, config.data.test)
+        assert isinstance(config.data.train, str)
+        assert config.data.test is not None
+        train_records = read_section_rows(config.data.train, config.data).records
+        test_records = read_section_rows(config.data.test, config.data).records
         show_data(check_data(train_records, test_records), console)
 
     with stages.stage("Ask the base model"):
@@ -121,18 +124,6 @@ def _place_base_model(link: Path, given: Path | None) -> None:
             return
         link.unlink() if link.is_symlink() else shutil.rmtree(link)
     link.symlink_to(target, target_is_directory=True)
-
-
-def _read_rows(config: RunConfig, source: str | list[str] | None) -> tuple[Record, ...]:
-    assert isinstance(source, str)
-    section = config.data
-    return read_records(
-        source,
-        format=section.format,
-        columns=section.columns,
-        system=section.system,
-        max_bad_rows=section.max_bad_rows,
-    ).records
 
 
 def _predict(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from loratory.config import DataConfig
 from loratory.data.length import fit_length
-from loratory.data.reader import ReadReport, fingerprint, read_records
+from loratory.data.reader import ReadReport, fingerprint, read_section_rows
 from loratory.data.records import Record
 from loratory.data.sequence import TokenSequence
 from loratory.data.sources import source_names
@@ -109,16 +109,7 @@ def _read_both(
 def _read(
     source: str, section: DataConfig, notes: list[str], *, limit: int | None, needs_answer: bool
 ) -> tuple[Record, ...]:
-    result = read_records(
-        source,
-        format=section.format,
-        columns=section.columns,
-        system=section.system,
-        max_bad_rows=section.max_bad_rows,
-        limit=limit,
-        require_answer=needs_answer,
-        dataset_dir=section.dataset_dir,
-    )
+    result = read_section_rows(source, section, limit=limit, require_answer=needs_answer)
     notes += _reading_notes(result.report)
     return result.records
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from loratory.compare.test_set import write_test_set
 from loratory.config import RunConfig
-from loratory.data.reader import read_records
+from loratory.data.reader import read_section_rows
 from loratory.errors import ConfigError
 from loratory.evaluation.predictions import score_file, write_scores
 from loratory.infer.predict import write_predictions
@@ -27,14 +27,7 @@ def score_run(run_dir: Path, config: RunConfig, source: str, metric: str) -> flo
         DataError: The rows cannot be used.
     """
     section, directory = config.data, RunDirectory.read(run_dir)
-    records = read_records(
-        source,
-        format=section.format,
-        columns=section.columns,
-        system=section.system,
-        max_bad_rows=section.max_bad_rows,
-        dataset_dir=section.dataset_dir,
-    ).records
+    records = read_section_rows(source, section).records
     if config.adapter.method == "full" or config.objective.name in ("reward", "classification"):
         raise ConfigError(f"sweep.metric: {metric} is of text answers by an adapter; take eval_loss for this run")
     session = open_session(
