@@ -182,34 +182,8 @@ def _load_weights(
         options |= {"quantization_config": quantised, "device_map": {"": device}}
     if source.is_local and source.gguf_file is None and not weight_files(Path(source.name)):
         raise ModelError(f"{source.label} holds no weights (model.safetensors, its shards, or pytorch_model.bin)")
-    report = logging.getLogger("transformers.modeling_utils")
-    level = report.level
-    try:
-        if head is not None:
-            report.setLevel(logging.ERROR)  # a head that is new is no fault here
-        model, info = loading_class.from_pretrained(
-            source.name,
-            config=config,
-            gguf_file=source.gguf_file,
-            revision=source.revision or "main",
-            local_files_only=source.is_local,
-            dtype=dtype,
-            attn_implementation="sdpa" if has_sdpa else "eager",
-            weights_only=True,
-            output_loading_info=True,
-            # transformers would only say that something does not fit; _check_complete refuses with the names.
-            ignore_mismatched_sizes=True,
-            **options,
-        )
-    except pickle.UnpicklingError as fault:
-        raise UnsafeError(
-            f"{source.label}: its pickled weights hold more than tensors and were not read. "
-            "Get the model as safetensors"
-        ) from fault
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as fault:
-        raise ModelError(f"{source.label} cannot be loaded: {first_line(fault)}") from fault
-    finally:
-        report.setLevel(level)
+    options["attn_implementation"] = "sdpa" if has_sdpa else "eager"
+    model, info = _from_pretrained(loading_class, source, config, dtype, options, is_quiet=head is not None)
     if shapes is not None:
         model.__class__ = model_class
     new_modules: tuple[str, ...] = ()
@@ -226,6 +200,51 @@ def _load_weights(
         keep_packing(model)
     assert isinstance(model, PreTrainedModel)
     return model.eval(), new_modules
+
+
+def _from_pretrained(
+    model_class: Any,
+    source: ModelSource,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+    *,
+    is_quiet: bool,
+) -> tuple[Any, dict[str, Any]]:
+    """The model as transformers loads it, and what it tells about its weights; its errors in our terms.
+
+    Raises:
+        UnsafeError: The weights are pickled and hold more than tensors.
+        ModelError: They cannot be loaded.
+    """
+    report = logging.getLogger("transformers.modeling_utils")
+    level = report.level
+    try:
+        if is_quiet:
+            report.setLevel(logging.ERROR)  # a head that is new is no fault here
+        model, info = model_class.from_pretrained(
+            source.name,
+            config=config,
+            gguf_file=source.gguf_file,
+            revision=source.revision or "main",
+            local_files_only=source.is_local,
+            dtype=dtype,
+            weights_only=True,
+            output_loading_info=True,
+            # transformers would only say that something does not fit; _check_complete refuses with the names.
+            ignore_mismatched_sizes=True,
+            **options,
+        )
+    except pickle.UnpicklingError as fault:
+        raise UnsafeError(
+            f"{source.label}: its pickled weights hold more than tensors and were not read. "
+            "Get the model as safetensors"
+        ) from fault
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as fault:
+        raise ModelError(f"{source.label} cannot be loaded: {first_line(fault)}") from fault
+    finally:
+        report.setLevel(level)
+    return model, info
 
 
 def _check_complete(source: ModelSource, info: dict[str, Any]) -> None:
