@@ -17,7 +17,6 @@ from loratory.model.source import locate_model, snapshot_folder
 ADAPTER_MARKS = (".lora_", "lora_A", "lora_B", ".base_layer.", ".modules_to_save.", "base_model.model.")
 PROMPT = "The capital of France is"
 MAX_NEW_TOKENS = 16
-BLOCK_ROWS_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
