@@ -15,7 +15,6 @@ from typing import Any, Literal
 import peft
 import torch
 import transformers
-from safetensors import SafetensorError
 
 import loratory
 from loratory.adapter.certificate import (
@@ -42,13 +41,13 @@ from loratory.adapter.skeleton import open_skeleton
 from loratory.adapter.streamed import streaming_obstacle
 from loratory.adapter.streamed_merge import QuantisedBase, StreamedSource, prepare_streamed
 from loratory.config import ModelConfig, QuantizationConfig
-from loratory.errors import IntegrityError, ResourceError
+from loratory.errors import IntegrityError
 from loratory.model.identity import hash_files, weight_files
 from loratory.model.load import load_model
 from loratory.model.precision import DTYPES
 from loratory.model.source import locate_model, read_config_dict
 from loratory.model.tokenizer import load_tokenizer
-from loratory.run.commit import discard, move_into_place, publish_directory, storage_fault
+from loratory.run.commit import discard, move_into_place, publish_directory, storage_faults
 
 OutputDtype = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -232,7 +231,7 @@ def _stored_dtype(base: ModelConfig) -> str:
 
 
 def _publish(output: Path, write: Callable[[Path], None], overwrite: bool) -> None:
-    try:
+    with storage_faults(lambda fault: f"the merged model could not be written to {output}: {fault}"):
         if not (overwrite and output.exists()):
             publish_directory(output, write)
             return
@@ -240,11 +239,6 @@ def _publish(output: Path, write: Callable[[Path], None], overwrite: bool) -> No
         publish_directory(fresh, write)
         discard(output)
         move_into_place(fresh, output)
-    except (OSError, SafetensorError) as error:
-        fault = storage_fault(error)
-        if fault is None:
-            raise
-        raise ResourceError(f"the merged model could not be written to {output}: {fault}") from error
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,11 +13,10 @@ from loratory.adapter import save_adapter
 from loratory.adapter.stepping import StepHook, adapter_hook
 from loratory.engine.optimizer import trainable_parameters
 from loratory.engine.state import load_weights, save_weights
-from loratory.errors import ResourceError
 from loratory.model.task import task_of
 from loratory.model.uneven import write_model
 from loratory.run import publish_directory
-from loratory.run.commit import storage_fault
+from loratory.run.commit import storage_faults
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,15 +84,9 @@ class ModelArtefacts:
         Raises:
             ResourceError: The disk does not take it.
         """
-        try:
+        after = "The last checkpoint is safe: make room and run again with --resume."
+        with storage_faults(lambda fault: f"{target}: not written ({fault}). {after}"):
             publish_directory(target, self._write_final)
-        except (OSError, SafetensorError) as error:
-            fault = storage_fault(error)
-            if fault is None:
-                raise
-            raise ResourceError(
-                f"{target}: not written ({fault}). The last checkpoint is safe: make room and run again with --resume."
-            ) from error
 
     def _write_final(self, folder: Path) -> None:
         """The result: a PEFT adapter folder or a standard model folder, with the tokenizer."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from loratory.engine import random_state
 from loratory.engine.evaluate import Evaluator
@@ -25,7 +24,7 @@ from loratory.engine.step import TrainStep, is_out_of_memory
 from loratory.errors import ResourceError
 from loratory.objective.row import Row
 from loratory.run import CheckpointStore
-from loratory.run.commit import new_stage, seal, storage_fault
+from loratory.run.commit import new_stage, seal, storage_faults
 
 # An estimate is trusted to this share when it alone ends a run, to spare it the kernel's out-of-memory killer.
 _SURE_SHARE = 0.5
@@ -156,17 +155,12 @@ class _Probe:
         parts = self._parts
         start_s = time.perf_counter()
         stage = new_stage(parts.store.root)
+        after = f"Make room on the disk of {parts.store.root}."
         try:
-            parts.write_checkpoint(stage)
-            seal(stage)
-            size = sum(path.stat().st_size for path in stage.rglob("*") if path.is_file())
-        except (OSError, SafetensorError) as error:
-            fault = storage_fault(error)
-            if fault is None:
-                raise
-            raise ResourceError(
-                f"probe: a checkpoint could not be written ({fault}). Make room on the disk of {parts.store.root}."
-            ) from error
+            with storage_faults(lambda fault: f"probe: a checkpoint could not be written ({fault}). {after}"):
+                parts.write_checkpoint(stage)
+                seal(stage)
+                size = sum(path.stat().st_size for path in stage.rglob("*") if path.is_file())
         finally:
             shutil.rmtree(stage, ignore_errors=True)
         seconds = time.perf_counter() - start_s

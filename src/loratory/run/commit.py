@@ -9,12 +9,13 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from loratory.errors import RunError
+from loratory.errors import ResourceError, RunError
 
 STAGE_PREFIX = ".stage-"
 TRASH_PREFIX = ".trash-"
@@ -133,3 +134,19 @@ def storage_fault(error: OSError | SafetensorError) -> str | None:
         return error.strerror or str(error)
     match = _OS_ERROR.search(str(error))  # safetensors reports the system's error in its text only
     return os.strerror(int(match.group(1))) if match else None
+
+
+@contextmanager
+def storage_faults(told: Callable[[str], str]) -> Iterator[None]:
+    """Raise a write that the system refuses as a `ResourceError`; other faults go through.
+
+    Args:
+        told: The message, given the system's words.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        fault = storage_fault(error)
+        if fault is None:
+            raise
+        raise ResourceError(told(fault)) from error
