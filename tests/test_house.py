@@ -45,7 +45,7 @@ EXTRAS = {
     "lm_eval", "optuna", "plotly", "gradio", "fastapi", "uvicorn", "torch_pruning", "tensorboard", "wandb", "mlflow",
     "trackio", "submitit", "ray", "pandas",
 }  # fmt: skip
-MAX_LINES = 350
+MAX_LINES = 300
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
 SEES_WHOLE_CONFIG = {"config", "engine", "cli", "demo", "sweep", "plan", "prune", "ui"}
 
