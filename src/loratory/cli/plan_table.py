@@ -55,7 +55,7 @@ def print_history(runs: "Sequence[PastRun]") -> None:
             run.name,
             run.record.path,
             size(planned.peak_bytes or 0),
-            "shared" if measured.peak_bytes is None else size(measured.peak_bytes),
+            "not known" if measured.peak_bytes is None else size(measured.peak_bytes),
             "" if memory is None else f"{1 / memory - 1:+.1%}",
             seconds_text(planned.step_seconds),
             seconds_text(measured.step_seconds),

@@ -25,7 +25,7 @@ from loratory.demo.base_model import ensure_base_model
 from loratory.demo.data_check import check_data, show_data
 from loratory.demo.result import DemoResult, certificate_text, examples_table, result_text, score_text, show_result
 from loratory.demo.run_file import DEFAULT_WORKDIR, run_file_text
-from loratory.demo.stages import Stages, peak_memory_bytes
+from loratory.demo.stages import Stages
 from loratory.demo.telecom import generate_telecom
 from loratory.engine.training import run_training
 from loratory.evaluation.predictions import write_scores
@@ -109,7 +109,7 @@ def run_demo(
             run_dir=run_dir.path,
             merged=merged,
             seconds=dict(stages.seconds),
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=stages.peak_bytes,
         )
         write_text(workdir / "demo.json", result_text(result))
         show_result(result, console)

@@ -1,12 +1,12 @@
-"""Stages of a longer command: a heading for each, its seconds, and the peak memory of the process at the end."""
+"""Stages of a longer command: a heading for each, its seconds, and the peak memory of them all."""
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+
+from loratory.engine.peak_memory import process_peak_bytes
 
 
 class Stages:
@@ -14,10 +14,12 @@ class Stages:
 
     Attributes:
         seconds: Stage title -> wall-clock seconds, in the order of the stages.
+        peak_bytes: Highest mark of the resident set at the end of a stage; training sets the mark back.
     """
 
     def __init__(self, console: Console, *, total: int) -> None:
         self.seconds: dict[str, float] = {}
+        self.peak_bytes = 0
         self._console = console
         self._total = total
 
@@ -30,9 +32,4 @@ class Stages:
             yield
         finally:
             self.seconds[title] = time.perf_counter() - start_s
-
-
-def peak_memory_bytes() -> int:
-    """Return the largest resident set that this process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+            self.peak_bytes = max(self.peak_bytes, process_peak_bytes())

@@ -42,6 +42,7 @@ class RunMeasurement:
         total_steps: Of the run.
         ranks: The processes.
         process_bytes: Memory of the process before its model was loaded.
+        peak: Watches since then; set back to now, where the system allows it.
         is_sampled: The policy makes the rows, so that their work is not known before.
         is_alone: No other run trains in this process; else its peak and its pace are of them all, and not recorded.
     """
@@ -57,6 +58,7 @@ class RunMeasurement:
         total_steps: int,
         ranks: Ranks,
         process_bytes: int,
+        peak: PeakMemory,
         is_sampled: bool,
         is_alone: bool = True,
     ) -> None:
@@ -68,7 +70,8 @@ class RunMeasurement:
         if is_forecast:
             self._record = _forecast(config, artefacts, beginning, progress, total_steps, process_bytes, ranks.device)
             write_record(run.path, self._record)
-        self._peak = PeakMemory(ranks.device)
+        peak.restart()
+        self._peak = peak
 
     def end(self, pace: Pace, checkpoint: Path | None, *, note: Callable[[str], None]) -> None:
         """Write down what was measured."""

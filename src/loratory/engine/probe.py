@@ -131,7 +131,7 @@ class _Probe:
             if not is_out_of_memory(error):
                 raise
             raise self._fault(role, rows, "ran out of memory", before, None) from error
-        peak = peak_memory.read()
+        peak = peak_memory.read() or used_bytes(self._device)
         if peak > limit:
             raise self._fault(role, rows, f"took {_size(peak)}", before, (peak - before) / tokens)
         return peak

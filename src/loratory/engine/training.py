@@ -24,6 +24,7 @@ from loratory.engine.measurement import RunMeasurement
 from loratory.engine.memory_budget import used_bytes
 from loratory.engine.misfit import refuse_misfit
 from loratory.engine.optimizer import make_optimizer
+from loratory.engine.peak_memory import PeakMemory
 from loratory.engine.prepare import PreparedRows
 from loratory.engine.progress import Progress
 from loratory.engine.ranks import Ranks
@@ -40,7 +41,7 @@ from loratory.objective import Objective, make_objective
 from loratory.objective.reward_function import NamedRewardFunction
 from loratory.objective.sampled import SampledObjective
 from loratory.run import Provenance, RunDirectory
-from loratory.tree.fused.memory import keep_freed_memory
+from loratory.tree.fused.memory import keep_freed_memory, return_freed_memory
 
 
 def run_training(
@@ -95,6 +96,7 @@ def start_process(section: TrainConfig) -> Ranks:
         torch.set_num_threads(section.num_threads)
     # Without this, a launch of several processes on a machine without GPU would be several runs of one process each.
     ranks = Ranks(Accelerator(cpu=not torch.accelerator.is_available()))
+    return_freed_memory()
     if ranks.device.type == "cpu":
         keep_freed_memory()
     return ranks
@@ -124,6 +126,7 @@ class TrainingSession:
         self._stops = stops
         self._shared = shared
         self._process_bytes = 0
+        self._peak = PeakMemory(ranks.device)
         self._loop: TrainingLoop | None = None
 
     def joinable(self) -> JoinableStep | None:
@@ -225,6 +228,7 @@ class TrainingSession:
                 total_steps=loop.total_steps,
                 ranks=self._ranks,
                 process_bytes=self._process_bytes,
+                peak=self._peak,
                 is_sampled=isinstance(objective, SampledObjective),
                 is_alone=self._shared is None,
             )

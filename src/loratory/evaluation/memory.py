@@ -6,7 +6,9 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from loratory.engine.memory_budget import used_bytes
 from loratory.engine.peak_memory import PeakMemory
+from loratory.errors import ResourceError
 from loratory.evaluation.macs import count_macs
 from loratory.evaluation.measure import Measure, exact
 from loratory.evaluation.speed import Workload, fit_workload, random_prompts
@@ -63,11 +65,12 @@ def peak_measures(model: PreTrainedModel | PeftModel, workload: Workload) -> lis
 
     Raises:
         ConfigError: Prompt and answer are longer than the model's context.
+        ResourceError: The mark cannot be set back, and stood higher before.
     """
     prompts = random_prompts(model, fit_workload(model, workload))
     device = next(model.parameters()).device
     watch = PeakMemory(device)
-    resting = watch.read()
+    resting = used_bytes(device)
     generate(
         model,
         prompts,
@@ -76,6 +79,11 @@ def peak_measures(model: PreTrainedModel | PeftModel, workload: Workload) -> lis
         batch_size=workload.batch_size,
     )
     peak = watch.read()
+    if peak is None:
+        raise ResourceError(
+            "peak memory: not known, because this process has used more before and the system does not let the mark be "
+            "set back (/proc/self/clear_refs). Measure it in a process of its own."
+        )
     kind = "torch's allocated bytes" if device.type == "cuda" else "the process's resident set"
     what = f"highest mark of {kind} while one batch is answered"
 
