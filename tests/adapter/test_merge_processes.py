@@ -19,6 +19,7 @@ from pathlib import Path
 from loratory.adapter import streamed_merge
 from loratory.cli import failures_as_exit_codes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 write = streamed_merge.write_shard
 def slow(path, entries):
     if sys.argv[4] == "slow":
@@ -53,7 +54,7 @@ def start(base: Path, folder: Path, how: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_merge_publishes_nothing(tiny_llama_dir: Path, tmp_path: Path, number: signal.Signals) -> None:
     process = start(tiny_llama_dir, tmp_path, "slow")
     assert process.stdout is not None
@@ -61,9 +62,9 @@ def test_killed_merge_publishes_nothing(tiny_llama_dir: Path, tmp_path: Path, nu
     time.sleep(0.2)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
+    assert process.returncode == (130 if number == signal.SIGINT else -number), errors
     assert not (tmp_path / "out" / "merged").exists()
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert list((tmp_path / "out").iterdir()) == []
 
 

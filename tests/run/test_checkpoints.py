@@ -10,7 +10,7 @@ import pytest
 
 from loratory.errors import IntegrityError
 from loratory.run.checkpoints import QUARANTINE, CheckpointStore
-from loratory.run.commit import STAGE_PREFIX, TRASH_PREFIX
+from loratory.run.stage import STAGE_PREFIX, TRASH_PREFIX
 
 CHANGING_EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "shutil.rmtree", "os.listdir"}
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors import SafetensorError
 
 from loratory.errors import RunError
-from loratory.run.commit import clean, publish_directory, storage_fault, write_text
+from loratory.run.commit import publish_directory, storage_fault, write_text
 
 
 def test_published_directory_is_complete_and_readable_by_others(tmp_path: Path) -> None:
@@ -59,12 +59,21 @@ def test_text_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_clean_removes_only_leftovers(tmp_path: Path) -> None:
-    for name in (".stage-1", ".trash-2", "checkpoint-3"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text("x")
-    assert clean(tmp_path) == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-3"]
+def test_an_overwritten_directory_is_replaced_only_by_a_complete_one(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").write_text("old")
+
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        publish_directory(target, fail, overwrite=True)
+    assert [p.name for p in target.iterdir()] == ["old"]
+    publish_directory(target, lambda folder: (folder / "new").touch(), overwrite=True)
+    assert [p.name for p in target.iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_storage_faults_are_told_from_other_errors() -> None:

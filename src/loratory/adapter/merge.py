@@ -6,7 +6,6 @@ it, so a merge needs the memory of a layer and not of a model.
 """
 
 import platform
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +46,7 @@ from loratory.model.load import load_model
 from loratory.model.precision import DTYPES
 from loratory.model.source import locate_model, read_config_dict
 from loratory.model.tokenizer import load_tokenizer
-from loratory.run.commit import discard, move_into_place, publish_directory, storage_faults
+from loratory.run.commit import publish_directory, storage_faults
 
 OutputDtype = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -232,13 +231,7 @@ def _stored_dtype(base: ModelConfig) -> str:
 
 def _publish(output: Path, write: Callable[[Path], None], overwrite: bool) -> None:
     with storage_faults(lambda fault: f"the merged model could not be written to {output}: {fault}"):
-        if not (overwrite and output.exists()):
-            publish_directory(output, write)
-            return
-        fresh = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
-        publish_directory(fresh, write)
-        discard(output)
-        move_into_place(fresh, output)
+        publish_directory(output, write, overwrite=overwrite)
 
 
 def _versions() -> dict[str, str]:

@@ -58,10 +58,11 @@ def merge(
         certificate = merge_adapter(section, adapter, output, **options)
     else:
         from loratory.adapter.combine import Share, combine_adapters
+        from loratory.run.termination import unwound_by_signals
 
         shares = [Share(adapter, weight), *(Share(*_weighted(one)) for one in also)]
         sparse = combine.startswith(("ties", "dare", "magnitude"))
-        with tempfile.TemporaryDirectory() as name:
+        with unwound_by_signals(), tempfile.TemporaryDirectory() as name:
             combined = combine_adapters(
                 section, shares, Path(name), combination=combine, density=density if sparse else None
             )

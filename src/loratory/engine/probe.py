@@ -3,7 +3,6 @@
 Law: a probe leaves weights, optimizer and generators as they were; the run's result is the same with and without it.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,8 @@ from loratory.engine.step import TrainStep, is_out_of_memory
 from loratory.errors import ResourceError
 from loratory.objective.row import Row
 from loratory.run import CheckpointStore
-from loratory.run.commit import new_stage, seal, storage_faults
+from loratory.run.commit import seal, storage_faults
+from loratory.run.stage import staging
 
 # An estimate is trusted to this share when it alone ends a run, to spare it the kernel's out-of-memory killer.
 _SURE_SHARE = 0.5
@@ -154,15 +154,14 @@ class _Probe:
         """Write a checkpoint with full moments and remove it; a part of the line."""
         parts = self._parts
         start_s = time.perf_counter()
-        stage = new_stage(parts.store.root)
-        after = f"Make room on the disk of {parts.store.root}."
-        try:
-            with storage_faults(lambda fault: f"probe: a checkpoint could not be written ({fault}). {after}"):
-                parts.write_checkpoint(stage)
-                seal(stage)
-                size = sum(path.stat().st_size for path in stage.rglob("*") if path.is_file())
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
+        told = f"Make room on the disk of {parts.store.root}."
+        with (
+            storage_faults(lambda fault: f"probe: a checkpoint could not be written ({fault}). {told}"),
+            staging(parts.store.root) as stage,
+        ):
+            parts.write_checkpoint(stage)
+            seal(stage)
+            size = sum(path.stat().st_size for path in stage.rglob("*") if path.is_file())
         seconds = time.perf_counter() - start_s
         if not parts.store.has_room(size):
             raise ResourceError(

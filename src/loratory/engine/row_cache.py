@@ -24,8 +24,9 @@ from loratory.data.templates import BoundTemplate
 from loratory.engine.prepare import PreparedRows
 from loratory.errors import IntegrityError, RunError
 from loratory.objective.row import Row
-from loratory.run.commit import discard, publish_directory
+from loratory.run.commit import publish_directory
 from loratory.run.manifest import MANIFEST_NAME, Manifest, describe_files, to_json, verify
+from loratory.run.stage import discard
 
 CACHE_NAME = ".tokens"
 

@@ -26,7 +26,8 @@ from loratory.export.gguf_family import (
 )
 from loratory.export.gguf_vocabulary import add_vocabulary, read_vocabulary
 from loratory.model.gguf import require_gguf
-from loratory.run.commit import fsync_directory, new_stage, seal, storage_faults
+from loratory.run.commit import fsync_directory, seal, storage_faults
+from loratory.run.stage import staging
 
 DTYPES: tuple[GgufDtype, ...] = ("f32", "f16", "bf16", "q8_0")
 
@@ -105,34 +106,33 @@ def export_gguf(
     family = family_of(model.config)
     output.parent.mkdir(parents=True, exist_ok=True)
     _check_space(model, output.parent, dtype)
-    stage = new_stage(output.parent)
-    try:
-        with storage_faults(lambda fault: f"{output} could not be written: {fault}; nothing is left of it"):
-            file = stage / output.name
-            num_tensors, rounded = _write(
-                file, model, tokenizer, family, template, chat_template, dtype, name or output.stem
-            )
-            found = compare_file(file, model, tokenizer, family, template, dtype)
-            remarks = (*notes, *rounded, *_remarks(model))
-            report = GgufReport(
-                path=output,
-                dtype=dtype,
-                architecture=family.architecture,
-                num_tensors=num_tensors,
-                num_bytes=file.stat().st_size,
-                context_length=context_length(model.config),
-                notes=remarks,
-                tolerance=found.tolerance,
-                measured=found.measured,
-                question=found.question,
-                answer=found.answer,
-                answer_of_file=found.answer_of_file,
-            )
-            seal(stage)
-            file.replace(output)
-            fsync_directory(output.parent)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+    with (
+        storage_faults(lambda fault: f"{output} could not be written: {fault}; nothing is left of it"),
+        staging(output.parent) as stage,
+    ):
+        file = stage / output.name
+        num_tensors, rounded = _write(
+            file, model, tokenizer, family, template, chat_template, dtype, name or output.stem
+        )
+        found = compare_file(file, model, tokenizer, family, template, dtype)
+        remarks = (*notes, *rounded, *_remarks(model))
+        report = GgufReport(
+            path=output,
+            dtype=dtype,
+            architecture=family.architecture,
+            num_tensors=num_tensors,
+            num_bytes=file.stat().st_size,
+            context_length=context_length(model.config),
+            notes=remarks,
+            tolerance=found.tolerance,
+            measured=found.measured,
+            question=found.question,
+            answer=found.answer,
+            answer_of_file=found.answer_of_file,
+        )
+        seal(stage)
+        file.replace(output)
+        fsync_directory(output.parent)
     return report
 
 

@@ -1,6 +1,5 @@
 """What is exported, as one model in float32: a folder as it is, an adapter merged first, an uneven model padded."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from loratory.model import load_model
 from loratory.model.padded import check_padding, pad_to_stock
 from loratory.model.shapes import read_shapes
 from loratory.model.source import locate_model
-from loratory.run.commit import new_stage
+from loratory.run.stage import staging
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,8 +53,7 @@ def whole_model(
         ModelError, AdapterError, IntegrityError: As for `load_model` and `merge_adapter`.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    stage = new_stage(workdir)
-    try:
+    with staging(workdir) as stage:
         notes: list[str] = []
         section = base.model_copy(update={"dtype": "float32"})
         if adapter_dir is not None:
@@ -83,5 +81,3 @@ def whole_model(
             difference = check_padding(loaded.model, model)
             notes.append(f"layers of unequal width were padded with zeros: logits differ by {difference:.3g} at most")
         yield WholeModel(model, loaded.tokenizer, tuple(notes))
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)

@@ -4,8 +4,6 @@ Whoever opens such a file with `torch.load(weights_only=False)` runs what is in 
 file names only classes of torch, transformers and tokenizers, so it opens where loratory is not installed.
 """
 
-import os
-import uuid
 from pathlib import Path
 
 import torch
@@ -15,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loratory.errors import IntegrityError, ModelError, RunError
 from loratory.model.pickled import read_pickled
 from loratory.model.uneven import shapes_of
-from loratory.run.commit import fsync_directory
+from loratory.run.commit import fsync_directory, seal
+from loratory.run.stage import staging
 
 ATTENTION = ("sdpa", "eager")
 
@@ -40,17 +39,13 @@ def write_pickled(
     if path.exists() and not overwrite:
         raise RunError(f"{path} exists already; choose another output")
     path.parent.mkdir(parents=True, exist_ok=True)
-    stage = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with stage.open("wb") as file:
-            torch.save({"model": model, "tokenizer": tokenizer}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _check_equal(model, stage)
-        stage.replace(path)
+    with staging(path.parent) as stage:
+        file = stage / path.name
+        torch.save({"model": model, "tokenizer": tokenizer}, file)
+        _check_equal(model, file)
+        seal(stage)
+        file.replace(path)
         fsync_directory(path.parent)
-    finally:
-        stage.unlink(missing_ok=True)
 
 
 def _check_stock(model: PreTrainedModel) -> None:
@@ -74,8 +69,8 @@ def _check_stock(model: PreTrainedModel) -> None:
         raise ModelError("the model carries hooks, which would be pickled with it; load it anew")
 
 
-def _check_equal(model: PreTrainedModel, stage: Path) -> None:
-    with read_pickled(stage, stage.parent) as found:
+def _check_equal(model: PreTrainedModel, path: Path) -> None:
+    with read_pickled(path, path.parent) as found:
         for name, value in model.state_dict().items():
             if name not in found.tensors or not torch.equal(found.tensors[name], value.cpu()):
                 raise IntegrityError(f"{name} does not read back as it was written; nothing was published")

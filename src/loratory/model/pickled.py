@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from loratory.errors import IntegrityError, LoratoryError, ModelError, ResourceError, UnsafeError
 from loratory.interop.pickled.extract import DESCRIPTION_FILE, REFUSAL_FILE, STORAGES_FILE
+from loratory.run.stage import staging
 
 MAX_DESCRIPTION_BYTES = 64 << 20
 MIN_CPU_S = 60
@@ -77,8 +77,7 @@ def read_pickled(path: Path, scratch: Path) -> Iterator[PickledModel]:
         ModelError: It holds no whole model.
         ResourceError: No space for the copy, or more memory needed than allowed.
     """
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".pickled-") as name:
-        folder = Path(name)
+    with staging(scratch) as folder:
         _run_limited(path, folder)
         yield _read_extract(path, folder)
 
@@ -94,8 +93,7 @@ def read_pickled_weights(path: Path, scratch: Path) -> Iterator[Mapping[str, tor
     Raises:
         UnsafeError, IntegrityError, ModelError, ResourceError: As for `read_pickled`.
     """
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".pickled-") as name:
-        folder = Path(name)
+    with staging(scratch) as folder:
         _run_limited(path, folder, kind="weights")
         yield _read_extract(path, folder).tensors
 

@@ -20,7 +20,7 @@ from loratory.engine.training import run_training
 from loratory.model.load import load_model
 from loratory.model.pickle_file import write_pickled
 from loratory.model.save import PICKLE_NAME
-from loratory.run.commit import clean, publish_directory
+from loratory.run.commit import publish_directory
 
 ADAPTER_NAME = "lora_adapter"
 MERGED_NAME = "merged_model"
@@ -70,7 +70,6 @@ def recover_model(
     )
     if not found.is_main:
         return found
-    clean(folder)
     if not found.adapter.is_dir():
         publish_directory(found.adapter, lambda stage: _copy(training.final_model, stage))
     if not (found.merged / CERTIFICATE_NAME).is_file():

@@ -5,15 +5,15 @@ Law: at every instant, also under kill -9 or a full disk, the newest committed c
 
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from loratory.errors import IntegrityError
-from loratory.run.commit import clean, discard, fsync_directory, move_into_place, new_stage, seal
+from loratory.run.commit import fsync_directory, move_into_place, seal
 from loratory.run.manifest import MANIFEST_NAME, Manifest, describe_files, to_json, verify
+from loratory.run.stage import clean, discard, staging
 
 QUARANTINE = "quarantine"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -91,7 +91,7 @@ class CheckpointStore:
 
     def recover(self) -> Scan:
         """Start-up of a writer: remove stages and trash, put unusable newer checkpoints aside, never delete them."""
-        clean(self.root)
+        clean(self.root, is_sole_writer=True)
         scan = self.scan()
         for item in scan.skipped:
             self._quarantine(item.path)
@@ -112,8 +112,7 @@ class CheckpointStore:
             identity: Digests of what must be equal on resume.
             parent_step: The checkpoint before this one.
         """
-        stage = new_stage(self.root)
-        try:
+        with staging(self.root) as stage:
             write(stage)
             manifest = Manifest(self.run_id, step, parent_step, identity, describe_files(stage))
             (stage / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
@@ -122,9 +121,6 @@ class CheckpointStore:
             if target.exists():
                 self._quarantine(target)
             move_into_place(stage, target)
-        except BaseException:
-            shutil.rmtree(stage, ignore_errors=True)
-            raise
         return Checkpoint(target, manifest)
 
     def rotate(self, *, keep: int, protect: Collection[int] = ()) -> list[int]:

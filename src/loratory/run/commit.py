@@ -3,11 +3,11 @@
 Not a place for what is written; callers pass a function that fills a directory.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +16,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from loratory.errors import ResourceError, RunError
+from loratory.run.stage import set_aside, staging
 
-STAGE_PREFIX = ".stage-"
-TRASH_PREFIX = ".trash-"
 _CHUNK_BYTES = 1 << 20
 _OS_ERROR = re.compile(r"os error (\d+)")
 
@@ -55,28 +54,6 @@ def seal(stage: Path) -> None:
         fsync_directory(Path(folder))
 
 
-def new_stage(parent: Path) -> Path:
-    """Create an empty staging directory in `parent`, hence on the filesystem of its target."""
-    stage = parent / f"{STAGE_PREFIX}{uuid.uuid4().hex}"
-    stage.mkdir()
-    return stage
-
-
-def discard(path: Path) -> None:
-    """Remove a directory so that no reader ever sees it half removed: one rename to trash, then deletion."""
-    trash = path.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex}")
-    path.rename(trash)
-    shutil.rmtree(trash)
-
-
-def clean(parent: Path) -> int:
-    """Delete stages and trash that a killed process left in `parent`; returns how many there were."""
-    leftovers = [p for p in parent.iterdir() if p.name.startswith((STAGE_PREFIX, TRASH_PREFIX))]
-    for path in leftovers:
-        shutil.rmtree(path)
-    return len(leftovers)
-
-
 def move_into_place(stage: Path, target: Path) -> None:
     """Commit a sealed stage: one rename and a flush of the parent. The target must not exist."""
     if target.exists():
@@ -85,17 +62,19 @@ def move_into_place(stage: Path, target: Path) -> None:
     fsync_directory(target.parent)
 
 
-def publish_directory(target: Path, write: Callable[[Path], None]) -> None:
+def publish_directory(target: Path, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
     """Publish a directory under its final name only when it is complete and on the device.
 
     Args:
         target: The final name; its parent is created when missing.
-        write: Fills the staging directory it is given. If it raises, nothing is left behind.
+        write: Fills the staging directory it is given. If it raises, or the process is told to end (Ctrl-C, SIGTERM),
+            nothing is left behind.
+        overwrite: Replace a directory that is there, once the new one is complete.
 
     Raises:
         RunError: `target` exists already and is not an empty directory.
     """
-    if target.exists():
+    if target.exists() and not overwrite:
         if not target.is_dir() or any(target.iterdir()):
             raise RunError(
                 f"{target} exists already and is not empty; nothing was written. "
@@ -103,14 +82,11 @@ def publish_directory(target: Path, write: Callable[[Path], None]) -> None:
             )
         target.rmdir()
     target.parent.mkdir(parents=True, exist_ok=True)
-    stage = new_stage(target.parent)
-    try:
+    with staging(target.parent) as stage:
         write(stage)
         seal(stage)
-        move_into_place(stage, target)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        raise
+        with set_aside(target) if overwrite and target.exists() else contextlib.nullcontext():
+            move_into_place(stage, target)
 
 
 def write_text(path: Path, text: str) -> None:

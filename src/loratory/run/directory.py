@@ -12,9 +12,9 @@ from typing import Self
 
 from loratory.errors import RunError
 from loratory.run.checkpoints import CheckpointStore
-from loratory.run.commit import clean, discard
 from loratory.run.ending import ENDING_NAME, ending_of, write_ending
 from loratory.run.lock import LOCK_NAME, take_lock
+from loratory.run.stage import clean, discard
 
 RUN_FILE = "run.yaml"
 OUTPUT_LOG = "output.log"
@@ -108,7 +108,7 @@ class RunDirectory:
             if overwrite and directory.config.exists():
                 directory._empty()
             directory._refuse_occupied()
-            clean(path)
+            clean(path, is_sole_writer=True)
         except BaseException:
             directory.close()
             raise
