@@ -1,7 +1,7 @@
 """Predictions: in order, from prompts only, and a file that reads back as it was."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,14 @@ def record(line: int, prompt: str, answer: str | None) -> Record:
 @pytest.fixture
 def template(tiny_tokenizer: PreTrainedTokenizerFast) -> PlainTemplate:
     return PlainTemplate(tiny_tokenizer, (tiny_tokenizer.eos_token_id,))
+
+
+def test_an_answer_that_was_judged_bad_is_no_label(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, template: PlainTemplate
+) -> None:
+    records = [replace(record(line, "cancel", "code"), label=label) for line, label in enumerate((True, False, None))]
+    rows = predict_records(tiny_llama, tiny_tokenizer, template, records, max_new_tokens=2, batch_size=3)
+    assert [row.label for row in rows] == ["code", "", "code"]
 
 
 def test_predictions_keep_the_order_and_the_label(

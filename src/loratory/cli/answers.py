@@ -68,7 +68,7 @@ def predict(
     write_predictions(folder / "generated_predictions.jsonl", predictions)
     write_test_set(folder, source, records)
     typer.echo(f"predictions: {folder / 'generated_predictions.jsonl'}")
-    _score(folder, has_answers=all(record.answer is not None for record in records), config=config)
+    _score(folder, num_without=sum(record.expected is None for record in records), config=config)
 
 
 def _read_rows(
@@ -101,10 +101,10 @@ def chosen_labels(choice: str, config: "RunConfig") -> tuple[str, ...] | None:
     return found
 
 
-def _score(folder: Path, *, has_answers: bool, config: "RunConfig") -> None:
+def _score(folder: Path, *, num_without: int, config: "RunConfig") -> None:
     """Score a predictions file, write the scores beside it and print them."""
-    if not has_answers:
-        note("some rows have no answer to compare with, so nothing was scored")
+    if num_without:
+        note(f"rows without an answer, or with one that was judged bad: {num_without}; so nothing was scored")
         return
     from loratory.evaluation.predictions import score_file, write_scores
 

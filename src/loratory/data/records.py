@@ -56,6 +56,11 @@ class Record:
         return self.turns[-1].content if self.turns and self.turns[-1].role == "assistant" else None
 
     @property
+    def expected(self) -> str | None:
+        """The answer that a model's own is compared with; None without one, and where it was judged a bad one."""
+        return None if self.label is False else self.answer
+
+    @property
     def prompt(self) -> tuple[Turn, ...]:
         """The turns before the answer."""
         return self.turns[:-1] if self.answer is not None else self.turns

@@ -125,6 +125,8 @@ def measure_text(subject: Subject, task: Task, log: PartLog) -> None:
     on = Path(task.rows.source).name
     with log.item(on):
         reading, data = _read_rows(task.rows, limit=task.evaluation.limit)
+        if num_without := sum(record.expected is None for record in reading.records):
+            raise DataError(f"{on}: {num_without} answers were judged bad ones, so there is nothing to compare with")
         session = subject.session()
         predictions = _answers(session, task, reading.records, on)
         write_predictions(task.predictions, predictions)

@@ -58,7 +58,7 @@ def predict_labels(
     return [
         Prediction(
             prompt=decode(tokenizer, prompt, skip_special_tokens=False),
-            label=record.answer or "",
+            label=record.expected or "",
             predict=labels[choice.label],
             label_logprobs=None if tables is None else dict(zip(labels, tables[row], strict=True)),
         )

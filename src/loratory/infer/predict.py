@@ -25,7 +25,7 @@ class Prediction:
 
     Attributes:
         prompt: The generation prompt as text, template and special tokens included.
-        label: The expected answer; empty when the row has none.
+        label: The expected answer; empty when the row has none, or only one that was judged bad.
         predict: The answer without special tokens: generated, or chosen from a closed set.
         label_logprobs: Log-probability of each label of that set in nats, when it was asked for.
     """
@@ -82,7 +82,7 @@ def predict_records(
     return [
         Prediction(
             prompt=decode(tokenizer, prompt, skip_special_tokens=False),
-            label=record.answer or "",
+            label=record.expected or "",
             predict=decode(tokenizer, answer),
         )
         for record, prompt, answer in zip(records, prompts, answers, strict=True)

@@ -71,7 +71,9 @@ def answer_records(
         if on_progress is not None:
             on_progress(len(part))
     return [
-        Prediction(decode(tokenizer, prompt, skip_special_tokens=False), record.answer or "", decode(tokenizer, answer))
+        Prediction(
+            decode(tokenizer, prompt, skip_special_tokens=False), record.expected or "", decode(tokenizer, answer)
+        )
         for record, prompt, answer in zip(records, prompts, answers, strict=True)
     ]
 

@@ -85,8 +85,8 @@ class RolloutObjective(SampledObjective):
         return 1.0
 
     def texts(self, record: Record) -> Mapping[str, str]:
-        """The conversation and the row's own answer, for the reward."""
-        return {PROMPT: "\n".join(turn.content for turn in record.prompt), LABEL: record.answer or ""}
+        """The conversation and the row's own answer, unless it was judged a bad one, for the reward."""
+        return {PROMPT: "\n".join(turn.content for turn in record.prompt), LABEL: record.expected or ""}
 
     def check_prompts(self, policy: Policy, prompts: Sequence[Row]) -> None:
         """Refuse prompts that cannot be answered or judged."""
