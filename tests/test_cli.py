@@ -21,6 +21,20 @@ from loratory.errors import InterruptedRunError, NumericsError, UnsafeError
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "peft", "numpy", "pandas", "rich.markdown")
+NEEDLESS = {"torch._inductor.compile_fx", "datasets", "gguf", "gradio", "lm_eval", "optuna", "pandas", "sklearn", "trl"}
+# Stops where peft is first imported, which is most of what such a command waits for, and says how.
+AT_PEFT = """
+import os, sys
+class Stop:
+    def find_spec(self, name, path, target=None):
+        if name == "peft":
+            print("COMPILER OFF", os.environ.get("TORCHDYNAMO_DISABLE"), flush=True)
+            os._exit(7)
+sys.meta_path.insert(0, Stop())
+sys.argv = ["loratory", *sys.argv[1:]]
+from loratory.cli import main
+main()
+"""
 
 
 def invoke(*arguments: object, text: str | None = None) -> Result:
@@ -184,6 +198,27 @@ def test_train_leaves_the_documented_layout(finished_run: Path) -> None:
     assert load_config(finished_run / "config_used.yaml").run.name == "first"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "CONFIG"],
+        ["plan", "CONFIG"],
+        ["predict", "RUN"],
+        ["evaluate", "RUN"],
+        ["chat", "RUN"],
+        ["serve", "RUN"],
+        ["adapter", "merge", "RUN", "--output", "out"],
+    ],
+)
+def test_commands_on_a_model_keep_the_compiler_out(arguments: list[str], finished_run: Path, tmp_path: Path) -> None:
+    named = {"RUN": str(finished_run), "CONFIG": str(finished_run / "config.yaml")}
+    words = [named.get(each, each) for each in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", AT_PEFT, *words], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stdout) == (7, "COMPILER OFF 1\n"), done.stderr
+
+
 def test_a_finished_run_is_not_trained_over(finished_run: Path) -> None:
     result = invoke("train", finished_run / "config.yaml")
     assert result.exit_code == 2
@@ -280,11 +315,15 @@ def test_main_py_trains_under_the_experiments_name(tiny_llama_dir: Path, rows: P
             "training": {"max_steps": 2, "save_strategy": "steps", "save_steps": 1},
         },
     )
-    command = [sys.executable, ROOT / "main.py", "--config", path, "--mode", "train", "--algorithm", "sft"]
+    program = [sys.executable, "-X", "importtime", ROOT / "main.py"]
+    command = [*program, "--config", path, "--mode", "train", "--algorithm", "sft"]
     done = subprocess.run(
         [*command, "--experiment_name", "exp_1"], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 0, done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert {"peft", "transformers.modeling_utils"} <= loaded
+    assert not loaded & NEEDLESS
     run = tmp_path / "outputs" / "exp_1"
     assert {"checkpoint-1", "checkpoint-2", "final_model", "config_used.yaml"} <= {each.name for each in run.iterdir()}
     assert json.loads((run / "final_model" / "adapter_config.json").read_text("utf-8"))["r"] == 4

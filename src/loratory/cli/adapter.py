@@ -9,6 +9,7 @@ import typer
 from loratory.cli.adapter_tables import print_card, print_certificate, print_difference, print_findings
 from loratory.cli.arguments import ForceTemplate, TrustRemoteCode
 from loratory.engine.finished_run import open_run
+from loratory.engine.libraries import load_libraries
 from loratory.errors import AdapterError, ConfigError, IntegrityError, RunError
 
 if TYPE_CHECKING:
@@ -141,12 +142,14 @@ def _base_and_adapter(
     path: Path, base: str | None, quantised_base: str
 ) -> tuple["ModelConfig", Path, "QuantisedTraining"]:
     """The base's section, the adapter's folder, and how its base was quantised."""
-    from loratory.adapter.extraction import find_adapter
-    from loratory.adapter.merge import QuantisedTraining
     from loratory.config import ModelConfig
 
     if not path.is_dir():
         raise RunError(f"{path}: no such run or adapter folder")
+    load_libraries()
+    from loratory.adapter.extraction import find_adapter
+    from loratory.adapter.merge import QuantisedTraining
+
     if (path / "config.yaml").is_file():
         directory, config = open_run(path)
         if config.adapter.method == "full":

@@ -8,6 +8,7 @@ import typer
 from loratory.cli.arguments import Base, ForceTemplate, MaxNewTokens, RunFolder, TrustRemoteCode
 from loratory.cli.console import note, print_scores, progress
 from loratory.engine.finished_run import check_answers, open_run, open_run_session, run_sampling
+from loratory.engine.libraries import load_libraries
 from loratory.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def predict(
     source = data or config.data.test
     if source is None:
         raise ConfigError("data.test: the run names no test rows; give --data FILE")
+    load_libraries()
     from loratory.compare.test_set import write_test_set
     from loratory.infer.predict import write_predictions
 

@@ -13,6 +13,7 @@ from loratory.cli.console import say
 from loratory.cli.evaluation_table import print_results
 from loratory.cli.finished_run import run_subject
 from loratory.engine.finished_run import open_run
+from loratory.engine.libraries import load_libraries
 from loratory.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def evaluate_path(
     from dataclasses import replace
 
     from loratory.config import EvaluationConfig
+
+    load_libraries()
     from loratory.evaluation.parts import Task
     from loratory.evaluation.subject import open_subject
     from loratory.evaluation.suite import part_names, run_suite

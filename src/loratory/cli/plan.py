@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from loratory.cli.console import note, quiet_libraries
+from loratory.engine.libraries import load_libraries
 from loratory.errors import ConfigError, RunError
 
 
@@ -66,6 +67,7 @@ def plan_from_file(
 
     names = USUAL if device is None else tuple(DEVICES) if device == "all" else device.split(",")
     chosen = [find_device(name) for name in names]
+    load_libraries()
     from loratory.cli.plan_table import print_plan
     from loratory.plan.planning import make_plan
 

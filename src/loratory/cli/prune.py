@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loratory.engine.libraries import load_libraries
 from loratory.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def _prune(
     format: str,
 ) -> "PruneReport":
     from loratory.config import ModelConfig
+
+    load_libraries()
     from loratory.model import load_model
     from loratory.prune.calibration import calibration_windows
     from loratory.prune.pruning import prune_model

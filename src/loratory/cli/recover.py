@@ -10,6 +10,7 @@ import typer
 
 from loratory.cli.console import note
 from loratory.cli.evaluate import RESULTS_NAME, evaluate_path
+from loratory.engine.libraries import load_libraries
 from loratory.errors import LoratoryError
 from loratory.interop.llm_pruner import ALL_PROJECTIONS, flags_from, recovery_values
 
@@ -59,6 +60,7 @@ def recover_from_flags(tokens: Sequence[str] | None = None) -> int:
     from loratory.config import build_config
 
     config = build_config(recovery_values(flags), overrides)
+    load_libraries()
     from loratory.prune.recovery import recover_model
 
     recovered = recover_model(config, resume=flags.is_resuming, overwrite=parsed["overwrite"])

@@ -12,6 +12,7 @@ from loratory.cli.arguments import ForceTemplate, TrustRemoteCode
 from loratory.cli.console import note
 from loratory.cli.finished_run import run_subject
 from loratory.engine.finished_run import open_run, run_sampling
+from loratory.engine.libraries import load_libraries
 from loratory.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def serve(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Serve a model and adapters of it over HTTP, as OpenAI's clients expect."""
+    load_libraries()
     from loratory.infer.server.key import new_key, read_key
     from loratory.infer.server.limits import ServerLimits
     from loratory.infer.server.process import is_loopback

@@ -10,6 +10,7 @@ import typer
 
 from loratory.cli.arguments import TrustRemoteCode
 from loratory.cli.console import note
+from loratory.engine.libraries import load_libraries
 from loratory.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def train_from_flags(
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     run = read_foreign_flags(flags, tool="peft-sft", source=COMMAND, processes=processes, overrides=overrides)
     _refuse_or_note(run)
+    load_libraries()
     from loratory.engine.training import run_training
 
     config = _fitted_to_machine(run.config)

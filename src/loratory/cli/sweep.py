@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loratory.cli.console import note
+from loratory.engine.libraries import load_libraries
 
 if TYPE_CHECKING:
     from loratory.sweep.table import StudyTable
@@ -29,6 +30,7 @@ def run(
     ] = False,
 ) -> None:
     """Train every trial of a study and print its table."""
+    load_libraries()
     from loratory.sweep.sweep import run_sweep
 
     _print(run_sweep(study_file, overrides or (), resume=resume, note=lambda line: typer.echo(line, err=True)))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loratory.cli.arguments import Overrides, RunFile, TrustRemoteCode
-from loratory.cli.console import note, quiet_libraries
+from loratory.cli.console import note
+from loratory.engine.libraries import load_libraries
 from loratory.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def show_config(run_file: RunFile, overrides: Overrides = None) -> None:
 
     config = _read_config(run_file, overrides or ())
     if (Path(config.model.model_name_or_path).expanduser() / "config.json").is_file():
-        quiet_libraries()
+        load_libraries()
         from loratory.engine.misfit import refuse_misfit
         from loratory.model.task import ClassHead
 
@@ -88,6 +89,7 @@ def train_from_file(
     config = _read_config(run_file, overrides)
     if not config.data.train:
         raise ConfigError("data.train: names no training rows; give data.train=FILE")
+    load_libraries()
     from loratory.engine.training import run_training
 
     reward = None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loratory.engine.libraries import load_libraries
 from loratory.errors import ConfigError, IntegrityError, RunError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def open_run_session(
     directory: "RunDirectory", config: "RunConfig", *, base: bool, force_template: bool, trust_remote_code: bool
 ) -> "Session":
     """The run's model with its template; `base` leaves out what was trained."""
+    load_libraries()
     from loratory.infer.session import open_session
 
     model, adapter_dir = trained_model(directory, config, base=base)
