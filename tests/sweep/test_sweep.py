@@ -112,7 +112,7 @@ def test_a_study_killed_in_the_middle_goes_on_as_if_it_had_not_been(
     whole: StudyTable, make_study: MakeStudy, tmp_path: Path
 ) -> None:
     """kill -9 of the sweep while its second trial trains; its child ends with it, and no row is trained twice."""
-    base = {"train.max_steps": 30, "train.eval_steps": 30}
+    base = {"train.max_steps": 12, "train.eval_steps": 12}
     study = make_study(base, space=SPACE)
     with command(study, tmp_path / "out" / "study" / "trial-001", "checkpoint-*") as process:
         os.kill(process.pid, signal.SIGKILL)
@@ -129,7 +129,7 @@ def test_a_study_killed_in_the_middle_goes_on_as_if_it_had_not_been(
 
 
 def test_two_workers_share_a_study(make_study: MakeStudy, tmp_path: Path) -> None:
-    study = make_study({"train.max_steps": 12}, space=SPACE, storage=f"sqlite:///{tmp_path / 'shared.db'}")
+    study = make_study({"train.max_steps": 6}, space=SPACE, storage=f"sqlite:///{tmp_path / 'shared.db'}")
     with command(study, tmp_path / "out" / "study", "trial-000") as first:
         second = run(study, resume=True)
         assert first.wait() == 0
