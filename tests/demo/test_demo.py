@@ -135,10 +135,12 @@ def test_stages_are_numbered_and_timed() -> None:
 @pytest.mark.real_weights
 def test_reduced_demo_on_the_real_model(tmp_path: Path) -> None:
     console, text = quiet_console()
-    reduced = ("train.max_steps=4", "data.max_samples=64", "predict.max_new_tokens=6")
+    few = f"data.test={tmp_path / 'data' / 'test_100.json'}"
+    reduced = ("train.max_steps=4", "data.max_samples=64", "predict.max_new_tokens=6", few)
     result = run_demo(tmp_path, console=console, overrides=reduced)
     assert BASE_NAME in text.getvalue()
     assert result.base["exact_match"].value <= 1.0
+    assert result.base["exact_match"].n == result.adapter["exact_match"].n == 100
     losses = [
         line["loss"]
         for line in map(json.loads, (result.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines())

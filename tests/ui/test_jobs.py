@@ -43,7 +43,7 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
 
 
 def test_a_run_is_started_stopped_and_resumed_to_its_end(jobs: Jobs, tiny_llama_dir: Path, tmp_path: Path) -> None:
-    text = run_file(tmp_path, tiny_llama_dir, "long", max_steps=300, save_steps=1000)
+    text = run_file(tmp_path, tiny_llama_dir, "long", max_steps=200, save_steps=1000)
     assert jobs.start(text) == "long"
     directory = RunDirectory(tmp_path / "outputs" / "long", "")
     assert jobs.row("long").state in ("starting", "running")
@@ -68,7 +68,7 @@ def test_a_run_is_started_stopped_and_resumed_to_its_end(jobs: Jobs, tiny_llama_
     jobs.resume("long")
     wait_for(lambda: jobs.row("long").state == "finished", directory.output_log)
     steps = [line["step"] for line in read_metrics(directory.metrics) if "loss" in line]
-    assert steps == list(range(1, 301))
+    assert steps == list(range(1, 201))
     assert f"resuming after step {stopped_at}" in directory.output_log.read_text()
     wait_for(lambda: jobs.num_alive() == 0, directory.output_log)
     with pytest.raises(RunError, match="long is finished"):
@@ -169,7 +169,7 @@ def _is_dead(pid: int | None) -> bool:
 
 
 def test_a_killed_run_is_failed_and_can_be_resumed(jobs: Jobs, tiny_llama_dir: Path, tmp_path: Path) -> None:
-    jobs.start(run_file(tmp_path, tiny_llama_dir, "long", save_steps=2, max_steps=120))
+    jobs.start(run_file(tmp_path, tiny_llama_dir, "long", save_steps=2, max_steps=60))
     log = tmp_path / "outputs" / "long" / "output.log"
     wait_for(lambda: jobs.row("long").latest.get("step", 0) >= 5, log)
     (process,) = jobs._processes.values()
@@ -180,4 +180,4 @@ def test_a_killed_run_is_failed_and_can_be_resumed(jobs: Jobs, tiny_llama_dir: P
     jobs.resume("long")
     wait_for(lambda: jobs.row("long").state == "finished", log)
     metrics = read_metrics(tmp_path / "outputs" / "long" / "metrics.jsonl")
-    assert [line["step"] for line in metrics if "loss" in line] == list(range(1, 121))
+    assert [line["step"] for line in metrics if "loss" in line] == list(range(1, 61))
