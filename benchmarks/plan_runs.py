@@ -17,6 +17,9 @@ def main() -> None:
     )
     from rich.console import Console
 
+    from loratory.engine.libraries import load_libraries
+
+    load_libraries()
     from loratory.config import build_config
     from loratory.engine.training import run_training
 

@@ -33,6 +33,7 @@ _CELL_S = 0.02
 # Width, that of the MLP, layers, rows, tokens of a row: one that calls and launches bound, one that memory does.
 _SHAPES = ((64, 128, 4, 2, 32), (512, 1408, 2, 3, 128))
 _PROCESS = (
+    "from loratory.engine.libraries import load_libraries; load_libraries();"
     "import loratory.engine.training, psutil, torch, json;"
     "from accelerate import Accelerator; Accelerator();"
     "x = torch.zeros(256, 256); (x @ x).sum();"
