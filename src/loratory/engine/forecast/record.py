@@ -22,7 +22,7 @@ class Figures:
 
     Attributes:
         trainable: Trained numbers.
-        peak_bytes: Highest memory of the training process, or of its GPU; None if other runs shared it.
+        peak_bytes: Highest memory of the training process, or of its GPU; None if shared or not known.
         step_seconds: Mean time of an optimizer step, without the first of a run; None if unknown or shared.
         final_bytes: Tensors of the result on disk.
         checkpoint_bytes: Tensors of a checkpoint on disk, without the generators'.
