@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -61,6 +62,9 @@ def main() -> None:
     parser.add_argument("--model", choices=[*MODELS, "all"], help="run the configurations of this model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--report", action="store_true", help="only tables")
+    parser.add_argument(
+        "--replan", action="store_true", help="forecast the runs that are there anew, by today's planner"
+    )
     parser.add_argument("--calibrate", action="store_true", help="measure the machine anew first")
     parser.add_argument("--fresh", action="store_true", help="do runs again that are there")
     parser.add_argument("--steps", type=int, help="optimizer steps of a run; as many as NUM_STEPS says if not given")
@@ -73,6 +77,8 @@ def main() -> None:
         for name in MODELS if arguments.model == "all" else [arguments.model]:
             prepare(folder, name)
             _run_all(folder, name, threads=arguments.threads, steps=arguments.steps, is_fresh=arguments.fresh)
+    if arguments.replan:
+        _replan(folder, arguments.threads)
     found = tables(folder)
     (folder / "table.md").write_text(found + "\n")
     print(found)
@@ -101,6 +107,24 @@ def _run_all(folder: Path, model: str, *, threads: int, steps: int | None, is_fr
         print(f"{model} {name}: {time.perf_counter() - start_s:.0f} s{fault}", flush=True)
         for weights in (*place.glob("checkpoint-*"), place / "final_model"):
             shutil.rmtree(weights, ignore_errors=True)
+
+
+def _replan(folder: Path, threads: int) -> None:
+    import torch
+
+    from loratory.config import read_config
+    from loratory.engine.forecast.machine import fingerprint
+    from loratory.engine.forecast.record import predicted_figures, write_record
+    from loratory.plan.planning import make_plan
+
+    torch.set_num_threads(threads)
+    for place in sorted((folder / "runs").glob("*/*/")):
+        record = read_record(place)
+        if record is not None:
+            config = read_config(place / "config_used.yaml").config
+            forecast = make_plan(config, may_calibrate=False, note=lambda line: None).forecast
+            predicted = predicted_figures(forecast)
+            write_record(place, replace(record, machine=fingerprint(threads), path=forecast.path, predicted=predicted))
 
 
 def _calibrate(threads: int) -> None:

@@ -6,8 +6,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from loratory.engine.forecast.activations import KeptPerToken, kept_per_token
 from loratory.engine.forecast.duration import Computation, step_seconds
 from loratory.engine.forecast.machine import Machine, PathPace, Rate, fingerprint
 from loratory.engine.forecast.model_size import ModelSize, model_size
-from loratory.engine.forecast.work import StepWork, pass_work
+from loratory.engine.forecast.work import PassWork, StepWork, pass_work
 from loratory.engine.gradients import scale_to_norm, total_norm
 from loratory.objective.row import Row, batch_of
 from loratory.tree.fused.memory import keep_freed_memory
@@ -30,6 +30,7 @@ ROWS, WIDTHS = (16, 64, 256, 512), (64, 128, 256, 576, 1024, 2048)
 RANKS, THIN_WIDTHS = (4, 16, 64), (64, 256, 576, 2048)
 PATHS: tuple[ScorerPath, ...] = ("fused", "tree", "padded")
 _CELL_S = 0.02
+_ROUNDS = 2
 # Width, that of the MLP, layers, rows, tokens of a row: one that calls and launches bound, one that memory does.
 _SHAPES = ((64, 128, 4, 2, 32), (512, 1408, 2, 3, 128))
 _PROCESS = (
@@ -60,25 +61,53 @@ def process_bytes() -> int:
 
 
 def _measure() -> Machine:
+    """Everything twice, some seconds apart, and the faster of both: a burst of other work falsifies one at most."""
     threads = torch.get_num_threads()
-    block = torch.ones(8_000_000)
-    other = torch.ones_like(block)
-    bandwidth = 3 * block.numel() * 4 / _seconds(lambda: torch.add(block, other, out=other))
-    left, right = torch.randn(24, 128, 64), torch.randn(24, 64, 128)
-    attention = 2 * 24 * 128 * 128 * 64 / _seconds(lambda: torch.softmax(torch.bmm(left, right), dim=-1))
+    rounds = [_round() for _ in range(_ROUNDS)]
     bare = Machine(
         name=f"{platform.node()}, {threads} threads",
         fingerprint=fingerprint(threads),
         process_bytes=process_bytes(),
-        gemm=tuple(_gemm(rows, width) for rows in ROWS for width in WIDTHS),
-        thin=tuple(_thin(rank, width) for rank in RANKS for width in THIN_WIDTHS),
-        attention_flops_per_s=attention,
-        bandwidth_bytes_per_s=bandwidth,
+        gemm=tuple(max(same, key=_speed) for same in zip(*(each.gemm for each in rounds), strict=True)),
+        thin=tuple(max(same, key=_speed) for same in zip(*(each.thin for each in rounds), strict=True)),
+        attention_flops_per_s=max(each.attention_flops_per_s for each in rounds),
+        bandwidth_bytes_per_s=max(each.bandwidth_bytes_per_s for each in rounds),
         paths=dict.fromkeys(PATHS, PathPace(0.0, 0.0)),
         step_s=0.0,
-        tensor_s=_tensor_seconds(),
+        tensor_s=min(each.tensor_s for each in rounds),
     )
-    return replace(bare, paths={path: _pace(path, bare) for path in PATHS})
+    return replace(bare, paths={path: _pace(path, bare, [each.passes[path] for each in rounds]) for path in PATHS})
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What was measured at one time; `passes` are seconds of each of `_SHAPES`, by path."""
+
+    gemm: tuple[Rate, ...]
+    thin: tuple[Rate, ...]
+    attention_flops_per_s: float
+    bandwidth_bytes_per_s: float
+    tensor_s: float
+    passes: Mapping[ScorerPath, tuple["_TimedPass", ...]]
+
+
+def _round() -> _Round:
+    block = torch.ones(8_000_000)
+    other = torch.ones_like(block)
+    left, right = torch.randn(24, 128, 64), torch.randn(24, 64, 128)
+    attention_s = _seconds(lambda: torch.softmax(torch.bmm(left, right), dim=-1))
+    return _Round(
+        gemm=tuple(_gemm(rows, width) for rows in ROWS for width in WIDTHS),
+        thin=tuple(_thin(rank, width) for rank in RANKS for width in THIN_WIDTHS),
+        attention_flops_per_s=2 * 24 * 128 * 128 * 64 / attention_s,
+        bandwidth_bytes_per_s=3 * block.numel() * 4 / _seconds(lambda: torch.add(block, other, out=other)),
+        tensor_s=_tensor_seconds(),
+        passes={path: tuple(_timed_pass(path, *shape) for shape in _SHAPES) for path in PATHS},
+    )
+
+
+def _speed(rate: Rate) -> float:
+    return rate.flops_per_s
 
 
 def _gemm(rows: int, width: int) -> Rate:
@@ -112,24 +141,38 @@ def _tensor_seconds() -> float:
     return _seconds(update) / len(parameters)
 
 
-def _pace(path: ScorerPath, bare: Machine) -> PathPace:
-    """Solve two runs of the engine, a narrow and a wide one, for what layers and numbers cost."""
+@dataclass(frozen=True, slots=True)
+class _TimedPass:
+    """A forward and backward pass of the engine, and what it was made of."""
+
+    size: ModelSize
+    kept: KeptPerToken
+    work: PassWork
+    seconds: float
+
+
+def _timed_pass(path: ScorerPath, width: int, middle: int, layers: int, num_rows: int, length: int) -> _TimedPass:
+    model, size, kept = _small_model(path, width=width, middle=middle, layers=layers)
+    rows = _rows(num_rows, length)
+    scorer = make_scorer(model, path=path)
+
+    def one_pass() -> None:
+        scorer.nll(batch_of(rows).tree).sum_nats.backward()  # type: ignore[no-untyped-call]
+
+    return _TimedPass(size, kept, pass_work(rows), _seconds(one_pass, at_least=5))
+
+
+def _pace(path: ScorerPath, bare: Machine, rounds: Sequence[Sequence[_TimedPass]]) -> PathPace:
+    """Solve the narrow and the wide pass for what layers and numbers cost."""
+    known = replace(bare, tensor_s=0.0)
     equations, rests = [], []
-    for width, middle, layers, num_rows, length in _SHAPES:
-        model, size, kept = _small_model(path, width=width, middle=middle, layers=layers)
-        rows = _rows(num_rows, length)
-        work = pass_work(rows)
-        step = StepWork((work,), 0, num_rows * length)
-        scorer = make_scorer(model, path=path)
-
-        def one_pass() -> None:
-            scorer.nll(batch_of(rows).tree).sum_nats.backward()  # type: ignore[no-untyped-call]  # noqa: B023
-
-        measured = _seconds(one_pass, at_least=9)
-        known = replace(bare, tensor_s=0.0)
+    for same in zip(*rounds, strict=True):
+        size, kept, work = same[0].size, same[0].kept, same[0].work
+        step = StepWork((work,), 0, work.tokens)
+        measured = min(each.seconds for each in same)
         rests.append(max(0.0, measured - step_seconds(Computation(size, path), kept, step, known)))
         tokens = work.padded_tokens if path == "padded" else work.tokens
-        equations.append((float(layers), tokens * kept.kept_bytes / size.itemsize))
+        equations.append((float(size.num_layers), tokens * kept.kept_bytes / size.itemsize))
     solution = np.linalg.solve(np.array(equations), np.array(rests))
     layer_s, float_s = float(solution[0]), float(solution[1])
     if float_s < 0:

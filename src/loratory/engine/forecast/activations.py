@@ -7,6 +7,7 @@ how much room the C library takes for them.
 
 from dataclasses import dataclass
 
+from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 from loratory.engine.forecast.model_size import ModelSize, activation_itemsize
@@ -71,8 +72,20 @@ def kept_per_token(
     else:
         line = traced.heap if on_cpu else traced.tensors
         read, kept, constant = traced.tensors.per_token, line.per_token, line.besides
+    if on_cpu:
+        constant += _weight_holes(base, size)
     if gradient_checkpointing:
         layers = _RECOMPUTED_LAYERS + _RECOMPUTED_SHARE * size.num_layers if on_cpu else 1.0
         held = kept * min(1.0, layers / max(1, size.num_layers))
         return KeptPerToken(held + size.num_layers * size.width * itemsize, 0.0, 3.0 * largest * itemsize, read)
     return KeptPerToken(kept, 0.0, 4.0 * largest * itemsize, read, constant)
+
+
+def _weight_holes(base: PreTrainedModel, size: ModelSize) -> int:
+    """Room that matrices as large as the weights leave between what layers keep; they live for a moment in each layer.
+
+    Quantised weights are unpacked, and DoRA norms the updated weight. Measured on three models: as much as all of them.
+    """
+    layers = [module for module in base.modules() if isinstance(module, LoraLayer)]
+    makes_weights = size.quantised > 0 or any(layer.lora_variant for layer in layers)
+    return size.itemsize * sum(each.inputs * each.outputs for each in size.linears) if makes_weights else 0

@@ -20,7 +20,7 @@ MOMENTS: Mapping[Optimizer, float] = {
 """Bytes of the optimizer's moments per byte of its parameters."""
 LOGITS_COPIES = 3
 """Tensors of logits that the padded path holds at once."""
-CPU_WORKSPACE = 48 * MIB
+CPU_WORKSPACE = 80 * MIB
 """What BLAS, the allocator's arenas and threads hold besides tensors, on a CPU."""
 
 
