@@ -65,16 +65,18 @@ def main() -> None:
     parser.add_argument(
         "--replan", action="store_true", help="forecast the runs that are there anew, by today's planner"
     )
-    parser.add_argument("--calibrate", action="store_true", help="measure the machine anew first")
+    parser.add_argument("--calibrate", action="store_true", help="measure the machine anew before each model")
     parser.add_argument("--fresh", action="store_true", help="do runs again that are there")
     parser.add_argument("--steps", type=int, help="optimizer steps of a run; as many as NUM_STEPS says if not given")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
     folder: Path = arguments.folder.resolve()
-    if arguments.calibrate:
+    if arguments.calibrate and not arguments.model:
         _calibrate(arguments.threads)
     if arguments.model and not arguments.report:
         for name in MODELS if arguments.model == "all" else [arguments.model]:
+            if arguments.calibrate:
+                _calibrate(arguments.threads)
             prepare(folder, name)
             _run_all(folder, name, threads=arguments.threads, steps=arguments.steps, is_fresh=arguments.fresh)
     if arguments.replan:

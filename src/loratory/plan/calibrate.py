@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean, harmonic_mean
 
 import numpy as np
 import torch
@@ -61,20 +62,20 @@ def process_bytes() -> int:
 
 
 def _measure() -> Machine:
-    """Everything twice, some seconds apart, and the faster of both: a burst of other work falsifies one at most."""
+    """Everything twice, some seconds apart, and the middle of both: runs meet the bursts of a shared machine too."""
     threads = torch.get_num_threads()
     rounds = [_round() for _ in range(_ROUNDS)]
     bare = Machine(
         name=f"{platform.node()}, {threads} threads",
         fingerprint=fingerprint(threads),
         process_bytes=process_bytes(),
-        gemm=tuple(max(same, key=_speed) for same in zip(*(each.gemm for each in rounds), strict=True)),
-        thin=tuple(max(same, key=_speed) for same in zip(*(each.thin for each in rounds), strict=True)),
-        attention_flops_per_s=max(each.attention_flops_per_s for each in rounds),
-        bandwidth_bytes_per_s=max(each.bandwidth_bytes_per_s for each in rounds),
+        gemm=tuple(_middle(same) for same in zip(*(each.gemm for each in rounds), strict=True)),
+        thin=tuple(_middle(same) for same in zip(*(each.thin for each in rounds), strict=True)),
+        attention_flops_per_s=harmonic_mean([each.attention_flops_per_s for each in rounds]),
+        bandwidth_bytes_per_s=harmonic_mean([each.bandwidth_bytes_per_s for each in rounds]),
         paths=dict.fromkeys(PATHS, PathPace(0.0, 0.0)),
         step_s=0.0,
-        tensor_s=min(each.tensor_s for each in rounds),
+        tensor_s=fmean(each.tensor_s for each in rounds),
     )
     return replace(bare, paths={path: _pace(path, bare, [each.passes[path] for each in rounds]) for path in PATHS})
 
@@ -106,8 +107,9 @@ def _round() -> _Round:
     )
 
 
-def _speed(rate: Rate) -> float:
-    return rate.flops_per_s
+def _middle(same: Sequence[Rate]) -> Rate:
+    """The speed at the mean time."""
+    return replace(same[0], flops_per_s=harmonic_mean([each.flops_per_s for each in same]))
 
 
 def _gemm(rows: int, width: int) -> Rate:
@@ -169,7 +171,7 @@ def _pace(path: ScorerPath, bare: Machine, rounds: Sequence[Sequence[_TimedPass]
     for same in zip(*rounds, strict=True):
         size, kept, work = same[0].size, same[0].kept, same[0].work
         step = StepWork((work,), 0, work.tokens)
-        measured = min(each.seconds for each in same)
+        measured = fmean(each.seconds for each in same)
         rests.append(max(0.0, measured - step_seconds(Computation(size, path), kept, step, known)))
         tokens = work.padded_tokens if path == "padded" else work.tokens
         equations.append((float(size.num_layers), tokens * kept.kept_bytes / size.itemsize))
