@@ -23,7 +23,7 @@ def plan(
         str | None, typer.Option(help="GPUs to plan for as well, with commas: a4000, 4090, a100, h100, … or all.")
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option(help="Measure this machine if that was not done before (a few seconds).")
+        bool, typer.Option(help="Measure this machine if that was not done before (about 20 seconds).")
     ] = True,
     history: Annotated[
         bool,

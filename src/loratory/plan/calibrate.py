@@ -1,4 +1,4 @@
-"""A few seconds of measuring: what this machine does with the products, the memory and the layers of training."""
+"""Some seconds of measuring: what this machine does with the products, the memory and the layers of training."""
 
 import json
 import os

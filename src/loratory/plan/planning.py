@@ -103,7 +103,7 @@ def make_plan(
         config: The whole run.
         memory_gib: Does it fit into this?
         devices: GPUs of the table to plan for as well.
-        may_calibrate: Measure this machine when that was not done before; a few seconds.
+        may_calibrate: Measure this machine when that was not done before; about 20 seconds.
         note: Shows one line.
 
     Raises:
