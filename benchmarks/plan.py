@@ -5,6 +5,7 @@ its own for a few steps. The planner has learned from the runs of `PAST` before;
 
     python -m benchmarks.plan --calibrate --model all     # or one model at a time: small, middle, smollm2
     python -m benchmarks.plan --report                    # tables from the runs so far, also in FOLDER/table.md
+    python -m benchmarks.plan --calibrate --replan        # the same runs, forecast anew by a changed planner
 
 Runs that are there already are not done again, unless --fresh is given.
 """

@@ -56,3 +56,19 @@ def test_many_equal_layers_are_traced_by_few(tiny_model_dir: Callable[[str], Pat
         assert len(base.base_model.layers) == layers
         assert 1.2 < found[layers, True] / found[layers, False] < 2.0
     assert found[8, False] == pytest.approx(2 * found[4, False], rel=0.05)
+
+
+def test_matrices_of_a_moment_leave_room_for_all_weights_on_a_cpu(tiny_model_dir: Callable[[str], Path]) -> None:
+    def besides(section: AdapterConfig, *, on_cpu: bool) -> tuple[float, int]:
+        source = ModelConfig(model_name_or_path=str(tiny_model_dir("llama")))
+        model = empty_model(source, device=torch.device("cpu")).model
+        with torch.device("meta"):
+            base = attach_adapter(model, section, seed=0).model.train().get_base_model()
+        size = model_size(base)
+        kept = kept_per_token(base, size, path="tree", gradient_checkpointing=False, is_mixed=False, on_cpu=on_cpu)
+        return kept.pass_bytes, 4 * sum(each.inputs * each.outputs for each in size.linears)
+
+    plain, _ = besides(AdapterConfig(rank=2), on_cpu=True)
+    dora, weights = besides(AdapterConfig(rank=2, use_dora=True), on_cpu=True)
+    assert plain < weights <= dora
+    assert besides(AdapterConfig(rank=2, use_dora=True), on_cpu=False)[0] < weights

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loratory.cli.console import note, quiet_libraries
+from loratory.cli.console import note
 from loratory.engine.libraries import load_libraries
 from loratory.errors import ConfigError, RunError
 
@@ -31,7 +31,6 @@ def plan(
     ] = False,
 ) -> None:
     """Say what a run would need: memory, disk, time. Nothing is trained."""
-    quiet_libraries()
     if history:
         _show_history(Path("outputs") if run_file is None else run_file)
         return

@@ -108,6 +108,7 @@ def forecast_run(
     config, path = setting.config, setting.path
     section = config.train
     size = model_size(model, quantization=config.quantization)
+    extra = THIN_ONLY if path == "fused" else adapter_work(model, size)
     kept = kept_of(model, size, config, path=path, on_cpu=setting.on_cpu)
     total = setting.total_steps or plan.total_steps(num_epochs=section.num_epochs, max_steps=section.max_steps)
     steps = [
@@ -115,7 +116,6 @@ def forecast_run(
         for index in sampled(total, setting.num_sampled)
     ]
     largest = largest_pass(rows, steps, batching, size, kept, path=path, batch_size=section.batch_size, total=total)
-    extra = THIN_ONLY if path == "fused" else adapter_work(model, size)
     how = Computation(size, path, section.gradient_checkpointing, extra)
     seconds = None
     if setting.machine is not None:

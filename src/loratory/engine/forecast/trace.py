@@ -64,10 +64,10 @@ def trace(base: PreTrainedModel, *, backward: bool = False) -> Traced | None:
     """
     known = _TRACED.setdefault(base, {})
     trained = sum(p.requires_grad for p in base.parameters())
-    key = (str(base.config._attn_implementation), base.training, trained, backward)
-    if key not in known:
-        known[key] = _trace(base, backward=backward)
-    return known[key]
+    key = (str(base.config._attn_implementation), base.training, trained)
+    if (*key, True) not in known and (*key, backward) not in known:
+        known[*key, backward] = _trace(base, backward=backward)
+    return known[*key, True] if (*key, True) in known else known[*key, backward]
 
 
 _TRACED: weakref.WeakKeyDictionary[PreTrainedModel, dict[tuple[str, bool, int, bool], Traced | None]] = (
